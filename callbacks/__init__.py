@@ -1,0 +1,1 @@
+"""What happens around training: they know Lightning and `zoo.base`, and no method."""

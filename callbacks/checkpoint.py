@@ -1,0 +1,52 @@
+"""Checkpoints that are whole or absent, and where a run goes on."""
+
+import os
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from datamodules.errors import UserError
+from datamodules.files import atomic, disk_is_full
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Writes beside the file's place, syncs, renames: a kill or a full disk leaves the old checkpoint whole."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            with atomic(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            if not disk_is_full(error):
+                raise
+            mend = "free some space, then go on with resume="
+            raise UserError("the disk is full: the checkpoint was not written, the one before is whole", path, mend) from error
+
+
+def checkpoints(folder: Path, monitor: str | None, every: int) -> list[ModelCheckpoint]:
+    """last.ckpt every `every` steps and when a run is interrupted; best.ckpt by the largest `monitor`."""
+    place = {"dirpath": str((folder / "checkpoints").absolute()), "enable_version_counter": False}
+    last = ModelCheckpoint(
+        filename="last", every_n_train_steps=every, save_on_exception=True, auto_insert_metric_name=False, **place
+    )
+    if monitor is None:
+        return [last]
+    return [ModelCheckpoint(filename="best", monitor=monitor, mode="max", auto_insert_metric_name=False, **place), last]
+
+
+def resume_point(folder: Path) -> str | None:
+    """The newest checkpoint of a run that can be read; None when there is none yet (the run begins again)."""
+    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    best: tuple[int, str] | None = None
+    for path in found:
+        try:
+            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        except Exception as error:  # a damaged file may fail in any way: the next one is tried, and this one is named
+            print(f"{path} cannot be read ({type(error).__name__}) and is passed over")
+            continue
+        if best is None or step > best[0]:
+            best = (step, str(path))
+    return best[1] if best else None

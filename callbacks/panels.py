@@ -1,0 +1,49 @@
+"""The same few validation pictures after each validation: what the net sees, should say, and says."""
+
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+from zoo.visualize import beside, legend, panel, save_png, shrink, stack
+
+MAX_SIDE = 512
+
+
+def panel_picture(method, source, indices: list[int]) -> np.ndarray:
+    """One row a sample (image, truth, prediction, ... as the method shows it), the legend at the right."""
+    rows = []
+    training = method.training
+    method.eval()
+    for index in indices:
+        scene = source.read(index)
+        shown = method.panel(scene["image"], scene["labels"])
+        rows.append(panel([shrink(p, MAX_SIDE) for p in shown.values()], [f"{name} {scene['name']}" if i == 0 else name
+                          for i, name in enumerate(shown)]))  # fmt: skip
+    method.train(training)
+    return beside([stack(rows), legend(method.classes, method.palette)])
+
+
+class Panels(Callback):
+    """Writes panels/step_<n>.png of `count` validation samples spread over the set."""
+
+    def __init__(self, count: int = 3):
+        self.count = count
+
+    def indices(self, n: int) -> list[int]:
+        return sorted({round(i * (n - 1) / max(1, self.count - 1)) for i in range(min(self.count, n))})
+
+    @rank_zero_only
+    def on_validation_end(self, trainer, module) -> None:
+        if not trainer.sanity_checking and self.count:
+            source = trainer.datamodule.source("val")
+            picture = panel_picture(module, source, self.indices(len(source)))
+            self.path = Path(trainer.default_root_dir) / "panels" / f"step_{trainer.global_step:07d}.png"
+            save_png(self.path, picture)
+
+
+def save_panels(method, source, path: Path, count: int = 3) -> Path:
+    """The same picture on its own, after a run."""
+    save_png(path, panel_picture(method, source, Panels(count).indices(len(source))))
+    return path

@@ -1,0 +1,25 @@
+"""Errors a user can mend, said in one line."""
+
+
+class UserError(Exception):
+    """What is wrong, where, and how to mend it; doors print it as one line and exit with status 2."""
+
+    def __init__(self, what: str, where: object = "", mend: str = ""):
+        self.what, self.where, self.mend = what, str(where), mend
+        head = f"{self.where}: {what}" if self.where else what
+        line = f"{head}; {mend}" if mend else head
+        super().__init__(" ".join(line.split()))
+
+
+def door(work) -> None:
+    """Runs a command: a `UserError` ends it with one line and status 2, Ctrl-C with 130; anything else is a bug."""
+    import sys
+
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

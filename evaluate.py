@@ -1,0 +1,52 @@
+"""Judge weights: python evaluate.py weights=<run, export, .ckpt or .safetensors> [data=... split=test inference=slide ...]
+
+Without data= the run's own data set is taken, with the settings of its config.yaml.
+"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.errors import UserError, door
+
+
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "configs"), config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    door(lambda: run(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def run(cfg: dict) -> dict[str, float]:
+    """Figures of `weights` on a split as fractions; also written beside the weights, or in `out`."""
+    from hydra.utils import instantiate
+
+    from callbacks.trainer import build_trainer, judge
+    from zoo import hub, report, runs
+
+    if not cfg["weights"]:
+        raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
+    model = hub.load(cfg["weights"])
+    cfg = runs.with_run_data(cfg)
+    data = instantiate(cfg["data"], seed=cfg["seed"], _convert_="all")
+    if data.classes != model.classes:
+        raise UserError(
+            f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "
+            f"{len(data.classes)} ({', '.join(data.classes[:4])}, ...)",
+            cfg["weights"],
+            "judge on the data they were trained for",
+        )
+    model.inference = instantiate(cfg["inference"], _convert_="all")
+
+    out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)
+    trainer = build_trainer(cfg, out, training=False)
+    results = {"ours": judge(trainer, model, data, cfg["split"])}
+    results["paper"] = report.published(model, data.name, cfg["split"])
+    source = {"weights": str(cfg["weights"]), "sha256": hub.sha256(cfg["weights"]), "data": data.name, **runs.environment()}
+    path = report.write_results(out, results, source | {"inference": cfg["inference"]}, f"evaluation_{cfg['split']}.json")
+    report.print_table(f"{data.name} {cfg['split']}", results)
+    print(f"figures: {path}")
+    return results["ours"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What all tests share: where outside fixtures lie, and no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared_folder() -> Path:
+    return Path(os.environ.get("ZOO_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture
+def shared():
+    folder = shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"no folder of outside fixtures at ZOO_SHARED={folder}")
+    return folder

@@ -1,0 +1,172 @@
+"""What every method must do. A method is found by its `zoo/<method>/tiny.yaml`; nothing here knows one by name."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.checkpoint import AtomicIO
+from callbacks.reseed import Reseed
+from datamodules.base import SceneData
+from tests.conftest import ROOT
+from zoo import hub
+from zoo.base import Segmenter
+
+METHODS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/tiny.yaml"))
+CLASSES = ["ground", "thing", "sky"]
+
+
+class Squares:
+    """Pictures of 64 x 64 in which a class is a colour; the first is ignored everywhere."""
+
+    names = [f"square_{i}" for i in range(7)]
+
+    def __len__(self):
+        return len(self.names)
+
+    def read(self, index):
+        rng = np.random.default_rng(index)
+        labels = np.kron(rng.integers(0, 3, (4, 4)), np.ones((16, 16))).astype(np.uint8)
+        image = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)[labels].transpose(2, 0, 1)
+        if index == 0:
+            labels[:] = 255
+        return {"image": torch.tensor(image), "labels": torch.tensor(labels), "name": self.names[index], "size": (64, 64)}
+
+
+class SquareData(SceneData):
+    def __init__(self, seed=0, workers=0):
+        palette = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+        super().__init__("squares", CLASSES, palette, crop=64, batch_size=2, workers=workers, seed=seed, scale=(1.0, 1.0))
+
+    def make_source(self, split):
+        return Squares()
+
+
+def build(method):
+    seed_everything(0, verbose=False)
+    config = yaml.safe_load((ROOT / "zoo" / method / "tiny.yaml").read_text())
+    return hub.build(config, CLASSES, SquareData().palette)
+
+
+def trainer(folder, steps, **more):
+    options = {"accelerator": "cpu", "devices": 1, "callbacks": [Reseed(0)], "limit_val_batches": 0}
+    return Trainer(
+        default_root_dir=str(folder), max_steps=steps, enable_model_summary=False, plugins=[AtomicIO()],
+        use_distributed_sampler=False, enable_checkpointing=False, num_sanity_val_steps=0, logger=False,
+        enable_progress_bar=False,
+        **options | more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request):
+    return request.param
+
+
+def test_two_steps_train_and_the_loss_is_finite(method, tmp_path):
+    model = build(method)
+    before = copy.deepcopy(model.state_dict())
+    fitted = trainer(tmp_path, 2)
+    fitted.fit(model, SquareData())
+    assert math.isfinite(fitted.callback_metrics["train/loss"])
+    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_every_parameter_that_learns_gets_a_gradient(method, tmp_path):
+    model = build(method)
+    model.trainer = trainer(tmp_path, 1)
+    model.log_dict = model.log = lambda *args, **kwargs: None
+    scenes = [Squares().read(i) for i in (1, 2)]
+    batch = {key: torch.stack([s[key] for s in scenes]) for key in ("image", "labels")}
+    model.training_step(batch, 0).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(method, tmp_path):
+    class Half(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    whole = build(method)
+    trainer(tmp_path, 4, callbacks=[Reseed(0), Half()]).fit(whole, SquareData())
+    resumed = build(method)
+    trainer(tmp_path, 4).fit(resumed, SquareData(), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_bf16_trains_with_a_finite_loss(method, tmp_path):
+    fitted = trainer(tmp_path, 1, precision="bf16-mixed")
+    fitted.fit(build(method), SquareData())
+    assert math.isfinite(fitted.callback_metrics["train/loss"])
+
+
+def test_an_export_reloads_equal(method, tmp_path):
+    model = build(method).eval()
+    hub.export(model, tmp_path / "export", {"seed": 0})
+    for place in (tmp_path / "export", tmp_path / "export" / hub.WEIGHTS):
+        again = hub.load(place)
+        assert again.classes == model.classes
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_card_exists_and_names_its_paper(method):
+    card = (ROOT / "zoo" / method / "README.md").read_text()
+    assert f"model={method}" in card
+    assert "@inproceedings" in card
+
+
+def segmenter(method):
+    model = build(method).eval()
+    if not isinstance(model, Segmenter):
+        pytest.skip(f"{method} labels no pictures")
+    return model
+
+
+def test_a_picture_of_odd_size_is_labelled_at_its_own_size(method):
+    picture = np.random.default_rng(0).integers(0, 256, (45, 71, 3), dtype=np.uint8)
+    labels = segmenter(method).predict(picture).labels
+    assert labels.shape == (45, 71)
+    assert labels.max() < len(CLASSES)
+
+
+def test_predictions_do_not_depend_on_the_batch(method):
+    model = segmenter(method)
+    images = torch.stack([Squares().read(i)["image"] for i in (1, 2)])
+    with torch.inference_mode():
+        together = model.scores(images)
+        alone = torch.cat([model.scores(image[None]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_an_all_ignored_batch_gives_a_finite_loss(method, tmp_path):
+    class Ignored(SquareData):
+        def make_source(self, split):
+            source = Squares()
+            source.names = source.names[:1]
+            return source
+
+    fitted = trainer(tmp_path, 2)
+    fitted.fit(build(method), Ignored())
+    assert math.isfinite(fitted.callback_metrics["train/loss"])
+
+
+def evaluate(folder, method, devices):
+    torch.set_num_threads(1)
+    judge = trainer(folder, 1, devices=devices, strategy="ddp_fork" if devices > 1 else "auto", limit_val_batches=1.0)
+    return judge.validate(build(method), SquareData(), verbose=False)[0]
+
+
+def test_two_processes_judge_an_odd_number_of_pictures_as_one(method, tmp_path):
+    segmenter(method)
+    one, two = (evaluate(tmp_path, method, devices) for devices in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert one[name] == two[name] or (one[name] != one[name] and two[name] != two[name]), name

@@ -1,0 +1,62 @@
+"""Train a method: python train.py model=massformer key=value ...
+
+The story of a run, top to bottom. Nothing here knows a method by name.
+"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.errors import door
+
+
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "configs"), config_name="train")
+def main(cfg: DictConfig) -> None:
+    door(lambda: run(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def run(cfg: dict) -> dict[str, dict[str, float]]:
+    """One run of a plain, resolved config. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
+    from hydra.utils import instantiate
+
+    from callbacks.checkpoint import resume_point
+    from callbacks.panels import save_panels
+    from callbacks.trainer import build_trainer, fit, judge, start_seed
+    from zoo import hub, report, runs
+
+    if cfg["resume"]:
+        cfg = runs.resumed(cfg)
+    data = instantiate(cfg["data"], seed=cfg["seed"], _convert_="all")
+    data.setup("fit")
+    folder = runs.open_run(cfg, data.name)
+    print(f"run: {folder}", flush=True)
+
+    start_seed(cfg["seed"])
+    model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
+    model.inference = instantiate(cfg["inference"], _convert_="all")
+    if cfg["init"]:
+        hub.initialise(model, cfg["init"])
+
+    results = report.read_results(folder)
+    trainer = build_trainer(cfg, folder)
+    checkpoint = resume_point(folder)
+    if cfg["untrained"] and "untrained" not in results:
+        results["untrained"] = judge(trainer, model, data, "val")
+        report.write_results(folder, results)
+    fit(trainer, model, data, checkpoint)
+
+    hub.fit(model, *hub.best_of(folder))
+    results["trained"] = judge(trainer, model, data, "val")
+    results["paper"] = report.published(model, data.name, "val")
+    source = {"run": str(folder), "seed": cfg["seed"], "data": data.name, **runs.environment()}
+    hub.export(model, folder, source)
+    report.write_results(folder, results, source)
+    report.print_table(f"{data.name} val", results)
+    print(f"picture: {save_panels(model, data.source('val'), folder / 'panels' / 'final.png')}")
+    print(f"figures: {folder / report.RESULTS}\nweights: {folder}")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What every method is: a LightningModule that knows its classes, its optimisation and how it is judged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.samples import default_palette
+from zoo.inference import Inference
+from zoo.optim import Optimisation
+from zoo.visualize import colourise, overlay
+
+
+class Method(LightningModule):
+    """Normalisation, logging names, optimiser, loading. A method adds `training_step` and `evaluator`.
+
+    classes: names in the order of ids; palette: RGB 0..255 of each (a distinct one by default); ignore: the label value
+    that counts nowhere; mean, std: of RGB in 0..1; recipe: the plain config this object was built from (see hub.build).
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        palette: list[tuple[int, int, int]] | None,
+        ignore: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        optimisation: Optimisation | None,
+    ):
+        super().__init__()
+        self.classes, self.ignore = list(classes), ignore
+        self.palette = [tuple(c) for c in palette] if palette else default_palette(len(classes))
+        self.optimisation = optimisation or Optimisation()
+        self.recipe: dict = {}
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """B 3 H W, 0..255 of any type -> float with the encoder's mean 0 and standard deviation 1."""
+        return (images.float() - self.mean) / self.std
+
+    def evaluator(self, split: str):
+        """A fresh metric object for `split`: update(prediction, truth), compute() -> {name: value}."""
+        raise NotImplementedError(f"{type(self).__name__} has no evaluator")
+
+    def log_losses(self, losses: dict[str, Tensor]) -> Tensor:
+        """Logs each loss and their sum as train/<name>; returns the sum."""
+        total = sum(losses.values())
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def configure_optimizers(self) -> dict:
+        return self.optimisation.configure(self, self.trainer.estimated_stepping_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["zoo"] = self.recipe
+
+
+@dataclass
+class Segmentation:
+    """The answer to `predict`: labels of the picture, at its own size."""
+
+    labels: np.ndarray                          # H W, uint8 or int32
+    image: np.ndarray                           # H W 3, uint8
+    classes: list[str]
+    palette: list[tuple[int, int, int]]
+
+    def overlay(self, alpha: float = 0.5) -> np.ndarray:
+        return overlay(self.image, self.labels, self.palette, alpha=alpha)
+
+    def colours(self) -> np.ndarray:
+        return colourise(self.labels, self.palette)
+
+    def shares(self) -> dict[str, float]:
+        """Share of the picture's pixels of each class that occurs, largest first."""
+        ids, counts = np.unique(self.labels, return_counts=True)
+        order = np.argsort(-counts)
+        return {self.classes[ids[i]]: float(counts[i] / self.labels.size) for i in order}
+
+
+class Segmenter(Method):
+    """A method that labels pictures. It adds `scores` and `label_map`; validation and prediction are the same for all."""
+
+    def __init__(self, *args, inference: Inference | None = None):
+        super().__init__(*args)
+        self.inference = inference or Inference(mode="bands")
+        self.metrics = torch.nn.ModuleDict()
+
+    def scores(self, images: Tensor) -> Tensor:
+        """B 3 H W, 0..255 -> B K H W, scores that may be averaged."""
+        raise NotImplementedError
+
+    def label_map(self, image: Tensor, rows: int) -> Tensor:
+        """3 H W, 0..255 -> H W labels of one pass; full-size scores exist for `rows` rows at a time."""
+        raise NotImplementedError
+
+    def panel(self, image: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+        """Pictures that show one validation sample, by caption. image: 3 H W uint8; labels: H W."""
+        picture = image.permute(1, 2, 0).cpu().numpy()
+        guess = self.inference.labels(self, image.to(self.device)).cpu().numpy()
+        truth = np.where(labels.cpu().numpy() == self.ignore, 255, labels.cpu().numpy())
+        return {
+            "image": picture,
+            "truth": colourise(truth, self.palette),
+            "prediction": colourise(guess, self.palette),
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        self._start("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start("test")
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        self._judge("val", batch)
+
+    def test_step(self, batch: dict, index: int) -> None:
+        self._judge("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+
+    def _start(self, split: str) -> None:
+        self.metrics[split] = self.evaluator(split).to(self.device)
+
+    def _judge(self, split: str, batch: dict) -> None:
+        for image, labels in zip(batch["image"], batch["labels"]):
+            self.metrics[split].update(self.inference.labels(self, image), labels)
+
+    def _finish(self, split: str) -> None:
+        """Sums are exchanged between processes inside compute(); nothing is averaged over ranks."""
+        for name, value in self.metrics[split].compute().items():
+            self.log(f"{split}/{name}", torch.as_tensor(value, dtype=torch.float64).float(), rank_zero_only=False)
+
+    @torch.inference_mode()
+    def predict(self, picture: "str | Path | np.ndarray | Tensor") -> Segmentation:
+        """picture: a file's path, H W 3 uint8, or 3 H W uint8 (RGB). Labels come at the picture's own size."""
+        image = as_image(picture)
+        self.eval()
+        labels = self.inference.labels(self, image.to(self.device)).cpu().numpy()
+        return Segmentation(labels, image.permute(1, 2, 0).numpy(), self.classes, self.palette)
+
+
+def as_image(picture: "str | Path | np.ndarray | Tensor") -> Tensor:
+    """3 H W uint8 RGB from a path, an H W 3 array or a 3 H W tensor."""
+    if isinstance(picture, (str, Path)):
+        from datamodules.files import read_image
+
+        return read_image(picture)
+    tensor = torch.as_tensor(picture)
+    if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[-1] == 3:
+        tensor = tensor.permute(2, 0, 1)
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.dtype != torch.uint8:
+        found = f"{tuple(tensor.shape)} {tensor.dtype}"
+        raise UserError(f"a picture is uint8 RGB of shape H W 3 (array) or 3 H W (tensor), not {found}", "predict")
+    return tensor.contiguous()

@@ -1,0 +1,139 @@
+"""Weights by place: a run folder, an export folder, a .ckpt or a .safetensors file all mean the same.
+
+An export is `weights.safetensors` (which also carries its recipe, so that the one file is enough) and `model.yaml`, the
+same recipe to read: the model's config, classes, palette, ignore, and where the weights come from.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.files import sha256_of, write_bytes, write_text
+
+WEIGHTS, RECIPE = "weights.safetensors", "model.yaml"
+CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+
+
+def build(model: dict, classes: list[str], palette=None, ignore: int = 255):
+    """The method of a plain config (with `_target_`) for these classes; it remembers what it was built from."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    recipe = {"model": model, "classes": list(classes), "palette": [list(c) for c in palette or []], "ignore": ignore}
+    try:
+        method = instantiate(model, classes=recipe["classes"], palette=palette, ignore=ignore, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (UserError, ValueError)):
+            raise UserError(str(error.__cause__), "model") from error
+        raise
+    method.recipe = recipe
+    return method
+
+
+def export(method, folder: str | Path, source: dict) -> Path:
+    """Writes the slim export; `source` says where the weights come from (run, commit, seed, licence, ...)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = method.recipe | {"source": source}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in method.state_dict().items()}
+    write_bytes(folder / WEIGHTS, save(tensors, {"recipe": json.dumps(recipe)}))
+    recipe["sha256"] = sha256_of(folder / WEIGHTS)
+    write_text(folder / RECIPE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    return folder
+
+
+def find(weights: str | Path) -> Path:
+    """The file behind `weights=`."""
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError("no such run, folder or file", path, "give a run folder, an export folder, a .ckpt or a .safetensors")
+    for name in (WEIGHTS, *CHECKPOINTS):
+        if (path / name).exists():
+            return path / name
+    raise UserError(f"this folder holds neither {WEIGHTS} nor a checkpoint", path, "give a run that has saved one")
+
+
+def best_of(run: Path) -> tuple[dict[str, Tensor], Path]:
+    """State dict of a run's best checkpoint (its last where no best was kept), and its path."""
+    for name in CHECKPOINTS:
+        if (run / name).exists():
+            return read(run / name)[0], run / name
+    raise UserError("this run has saved no checkpoint", run, "let it run to save.every steps or longer")
+
+
+def sha256(weights: str | Path) -> str:
+    """Of the file behind `weights=`."""
+    return sha256_of(find(weights))
+
+
+def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """State dict and recipe of `weights=`."""
+    path = find(weights)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            state, recipe = content["state_dict"], content.get("zoo", {})
+    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"this file cannot be read ({_first_line(error)})", path, "it is torn or not of this zoo") from error
+    except Exception as error:  # torch raises pickle's own errors for foreign or damaged files
+        raise UserError(f"this file cannot be read ({type(error).__name__})", path, "it is torn or not of this zoo") from error
+    if "model" not in recipe:
+        raise UserError("these weights do not say which model they belong to", path, "official files: see each method's convert.py")
+    return state, recipe
+
+
+def load(weights: str | Path):
+    """The method with its weights, strict."""
+    state, recipe = read(weights)
+    method = build(recipe["model"], recipe["classes"], [tuple(c) for c in recipe["palette"]] or None, recipe["ignore"])
+    fit(method, state, weights)
+    return method
+
+
+def fit(method, state: dict[str, Tensor], where) -> None:
+    """Strict loading; what does not fit is said in one line."""
+    wanted = method.state_dict()
+    missing = [k for k in wanted if k not in state]
+    extra = [k for k in state if k not in wanted]
+    shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        parts = []
+        for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", shapes)):
+            if keys:
+                parts.append(f"{len(keys)} {what} (first: {keys[0]})")
+        mend = "these weights belong to another model or class count; init= takes what fits"
+        raise UserError("tensors " + ", ".join(parts), where, mend)
+    method.load_state_dict(state)
+
+
+def initialise(method, weights: str | Path) -> None:
+    """`init=`: takes every tensor that fits and prints what was left as it was."""
+    state, _ = read(weights)
+    wanted = method.state_dict()
+    fits = {k: v for k, v in state.items() if k in wanted and wanted[k].shape == v.shape}
+    if not fits:
+        raise UserError("no tensor of this file fits the model", weights, "give weights of the same method")
+    method.load_state_dict(fits, strict=False)
+    print(f"init: {len(fits)} of {len(wanted)} tensors taken from {weights}")
+    for title, names in (
+        ("kept at their start", [k for k in wanted if k not in fits]),
+        ("not used", [k for k in state if k not in fits]),
+    ):
+        if names:
+            print(f"  {len(names)} {title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,79 @@
+"""MaSSFormer in training: targets, losses, and how a picture becomes a label map."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from datamodules.errors import UserError
+from zoo.base import Segmenter
+from zoo.inference import Inference, bands
+from zoo.massformer.loss import Criterion, Target
+from zoo.massformer.net import MaSSFormerNet
+from zoo.metrics import SceneMetrics
+from zoo.optim import Optimisation
+from zoo.visualize import heat
+
+
+class MaSSFormer(Segmenter):
+    """net: makes the net given the number of classes; the rest as in `Segmenter`."""
+
+    def __init__(
+        self,
+        net: Callable[[int], MaSSFormerNet],
+        classes: list[str],
+        palette: list[tuple[int, int, int]] | None = None,
+        ignore: int = 255,
+        optimisation: Optimisation | None = None,
+        inference: Inference | None = None,
+        criterion: Criterion | None = None,
+    ):
+        built = net(classes=len(classes))
+        mean, std = built.encoder.mean, built.encoder.std
+        super().__init__(classes, palette, ignore, mean, std, optimisation, inference=inference)
+        self.net, self.criterion = built, criterion or Criterion()
+
+    def on_train_start(self) -> None:
+        synced = any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
+        if self.trainer.datamodule.batch_size == 1 and not (synced and self.trainer.world_size > 1):
+            raise UserError(
+                "one picture per process: MaSSFormer has batch norms over 1x1 maps, which need two or more values",
+                "data.batch_size=1",
+                "use data.batch_size=2 (with trainer.accumulate_grad_batches for memory), "
+                "or several processes with trainer.sync_batchnorm=true",
+            )
+
+    def training_step(self, batch: dict, index: int) -> Tensor:
+        labels = batch["labels"].long()
+        targets = [Target.of(one, self.ignore) for one in labels]
+        prediction = self.net(self.normalise(batch["image"]), auxiliary=True)
+        with torch.autocast(labels.device.type, enabled=False):
+            losses = self.criterion(prediction, targets, labels, self.ignore, self._num_masks(targets))
+        return self.log_losses(losses)
+
+    def _num_masks(self, targets: list[Target]) -> float:
+        """Masks of the batch, a mean over processes, at least 1."""
+        count = torch.tensor(float(sum(len(t.classes) for t in targets)), device=self.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            count /= dist.get_world_size()
+        return max(count.item(), 1.0)
+
+    def evaluator(self, split: str) -> SceneMetrics:
+        return SceneMetrics(self.classes, ignore=self.ignore)
+
+    def scores(self, images: Tensor) -> Tensor:
+        out = self.net(self.normalise(images))
+        return self.net.semantic_rows(out, 0, out.size[0])
+
+    def label_map(self, image: Tensor, rows: int) -> Tensor:
+        out = self.net(self.normalise(image[None]))
+        return bands(lambda start, stop: self.net.semantic_rows(out, start, stop)[0], out.size[0], rows)
+
+    @torch.inference_mode()
+    def panel(self, image: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+        out = self.net(self.normalise(image[None].to(self.device)), auxiliary=True)
+        h, w = ((n + 1) // 2 for n in out.size)
+        return super().panel(image, labels) | {"edge": heat(out.edge[0, 0, :h, :w].sigmoid().float().cpu().numpy())}

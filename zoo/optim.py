@@ -1,0 +1,66 @@
+"""Parameter groups, the optimiser and its schedule."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+SCHEDULES = {
+    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+    "poly": lambda t: (1 - t) ** 0.9,
+    "constant": lambda t: 1.0,
+}
+
+
+@dataclass
+class Optimisation:
+    """AdamW with groups. A key of a config is an argument here.
+
+    lr_factors: learning rate factor by prefix of a parameter's name ({"net.encoder": 0.1}); the longest prefix counts.
+    no_decay: parts of names that get no weight decay; norms never do, biases do.
+    schedule: cosine | poly | constant over the run, after `warmup` steps of linear rise.
+    """
+
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "cosine"
+    warmup: int = 0
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    no_decay: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule} must be one of {', '.join(SCHEDULES)}")
+
+    def groups(self, module: nn.Module) -> list[dict]:
+        """What learns, by (learning rate, decay)."""
+        norms = {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, part in module.named_modules()
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.SyncBatchNorm))
+            for name, _ in part.named_parameters(recurse=False)
+        }
+        found: dict[tuple[float, float], list] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                fits = max((p for p in self.lr_factors if name.startswith(p)), key=len, default=None)
+                factor = 1.0 if fits is None else self.lr_factors[fits]
+                bare = name in norms or any(part in name for part in self.no_decay)
+                key = (self.lr * factor, 0.0 if bare else self.weight_decay)
+                found.setdefault(key, []).append(parameter)
+        return [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in found.items()]
+
+    def configure(self, module: nn.Module, steps: int) -> dict:
+        """What Lightning's `configure_optimizers` returns, for a run of `steps` optimiser steps."""
+        optimizer = AdamW(self.groups(module), lr=self.lr, betas=tuple(self.betas))
+        shape = SCHEDULES[self.schedule]
+
+        def factor(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            return shape(min(1.0, (step - self.warmup) / max(1, steps - self.warmup)))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

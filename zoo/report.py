@@ -1,0 +1,50 @@
+"""Tables of results: on the screen and as JSON, with the paper's figures beside ours where the data set is the paper's."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.files import write_json
+
+RESULTS = "metrics.json"
+Figures = dict[str, float]
+
+
+def published(method, data: str, split: str) -> Figures:
+    """The paper's figures for a method on a data set and split, as fractions; empty where there are none."""
+    source = files(type(method).__module__.rpartition(".")[0]) / "published.yaml"
+    if not source.is_file():
+        return {}
+    return yaml.safe_load(source.read_text()).get("results", {}).get(data, {}).get(split, {})
+
+
+def print_table(title: str, columns: dict[str, Figures]) -> None:
+    """Rows are the figures' names; columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; in percent."""
+    columns = {name: column for name, column in columns.items() if column}
+    table = Table(title=title, title_justify="left")
+    table.add_column("%")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in dict.fromkeys(key for column in columns.values() for key in column):
+        values = [column.get(row) for column in columns.values()]
+        table.add_row(row, *("-" if v is None or v != v else f"{100 * v:.2f}" for v in values))
+    Console(width=100 if not Console().is_terminal else None).print(table)
+
+
+def write_results(folder: Path, results: dict[str, Figures], source: dict | None = None, name: str = RESULTS) -> Path:
+    """Figures as fractions (null where a class does not occur) and where they come from."""
+    clean = {column: {k: None if v != v else v for k, v in figures.items()} for column, figures in results.items()}
+    write_json(folder / name, {"results": clean, "source": source or {}})
+    return folder / name
+
+
+def read_results(folder: Path, name: str = RESULTS) -> dict[str, Figures]:
+    """What `write_results` wrote; empty where nothing was."""
+    if not (folder / name).exists():
+        return {}
+    results = json.loads((folder / name).read_text())["results"]
+    return {column: {k: float("nan") if v is None else v for k, v in f.items()} for column, f in results.items()}

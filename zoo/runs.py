@@ -1,0 +1,100 @@
+"""A run's folder: where it is, what it holds, how it is found again."""
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from datamodules.errors import UserError
+from datamodules.files import write_text
+
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
+
+
+def open_run(config: dict, data: str) -> Path:
+    """A new folder runs/<model>/<data>/<run> with its resolved config, or the one that `resume=` names."""
+    if config["resume"]:
+        return Path(config["resume"])
+    room = config["model"]["_target_"].split(".")[1]
+    parent = Path(config["runs"]) / room / data
+    name = config["run"] or time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = parent / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+            break
+        except FileExistsError:
+            if config["run"]:
+                mend = f"take another run=..., or go on with resume={folder}"
+                raise UserError("a run of this name exists", folder, mend) from None
+            count += 1
+            folder = parent / f"{name}_{count}"
+    save_config(folder, config)
+    return folder
+
+
+def save_config(folder: Path, config: dict) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(folder / "environment.yaml", yaml.safe_dump(environment(), sort_keys=False))
+
+
+def find_run(name: str, runs: str) -> Path:
+    """A run folder by path, or by its name alone when that is unique below `runs`."""
+    if (Path(name) / "config.yaml").exists():
+        return Path(name)
+    found = sorted(p.parent for p in Path(runs).glob(f"*/*/{name}/config.yaml"))
+    if len(found) == 1:
+        return found[0]
+    what = "no such run" if not found else f"{len(found)} runs have this name: " + ", ".join(map(str, found))
+    raise UserError(what, f"resume={name}", "give the run folder's path")
+
+
+def read_config(folder: Path) -> dict:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError("this run has no readable config.yaml", folder) from error
+    if not isinstance(config, dict) or "model" not in config:
+        raise UserError("this run's config.yaml names no model", folder)
+    return config
+
+
+def resumed(cfg: dict) -> dict:
+    """The config of the run that `resume=` names: a run goes on as it began."""
+    folder = find_run(cfg["resume"], cfg["runs"])
+    return read_config(folder) | {"resume": str(folder)}
+
+
+def with_run_data(cfg: dict) -> dict:
+    """evaluate's config, with the data settings of the run its weights belong to where it names none of its own."""
+    if cfg["data"] is not None:
+        return cfg
+    path = Path(cfg["weights"])
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "config.yaml").exists():
+            run = read_config(folder)
+            return cfg | {"data": run["data"], "seed": run["seed"]}
+    raise UserError("these weights are not in a run folder, so their data are unknown", path, "add data=... data.root=...")
+
+
+def environment() -> dict:
+    """What a figure needs beside it: versions, machine, commit."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def commit() -> str:
+    """Commit of this repository, with + behind it when files differ; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return "unknown"
+    run = lambda *a: subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True).stdout.strip()
+    return (run("rev-parse", "--short=12", "HEAD") or "none") + ("+" if run("status", "--porcelain", "-uno") else "")
