@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def build_trainer(cfg: dict, folder: Path, training: bool = True) -> Trainer:
         check_val_every_n_epoch=None,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=training,
+        enable_progress_bar=training and sys.stdout.isatty(),
         num_sanity_val_steps=0,
     )
 
@@ -78,5 +79,11 @@ def judge(trainer: Trainer, model, data, split: str) -> dict[str, float]:
 def _quiet() -> None:
     """Leaves out Lightning's banners and the warnings that do not concern our loaders."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*The number of training batches.*", ".*Checkpoint directory.*exists.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*module.s. in eval mode at the start of training.*",  # metric objects
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our order of samples goes on by itself
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", text)

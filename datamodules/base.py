@@ -166,7 +166,7 @@ def _out_of_range(values: np.ndarray, wrong: np.ndarray, classes: int, where: st
     expected = f"{classes} classes (0..{classes - 1})" + (f" and label_shift={shift}" if shift else "")
     if shift == 0 and wrong.tolist() == [classes]:
         mend = "the set counts from 1; add data.label_shift=-1"
-    elif len(found) <= 2:
+    elif len(found) == 2 and found[0] == 0:
         mend = "a mask of two values: save the class numbers 0 and 1, or 0 and 255 with data.white=1"
     else:
         mend = "correct the file, the class list or data.label_shift"

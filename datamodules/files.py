@@ -97,9 +97,13 @@ def download(url: str, path, sha256: str | None = None, size: int | None = None)
         if path.exists():
             part.unlink(missing_ok=True)
             return path
-        _fetch(url, file, resume=sha256 is not None)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            _fetch(url, file, resume=sha256 is not None)
+            file.flush()
+            os.fsync(file.fileno())
+        finally:
+            if part.stat().st_size == 0:
+                part.unlink()
         try:
             _verify(part, url, sha256, size, "check the address, or run again if the connection is bad")
         except UserError:

@@ -69,12 +69,13 @@ class Segmentation:
     image: np.ndarray                           # H W 3, uint8
     classes: list[str]
     palette: list[tuple[int, int, int]]
+    ignore: int
 
     def overlay(self, alpha: float = 0.5) -> np.ndarray:
-        return overlay(self.image, self.labels, self.palette, alpha=alpha)
+        return overlay(self.image, self.labels, self.palette, alpha, self.ignore)
 
     def colours(self) -> np.ndarray:
-        return colourise(self.labels, self.palette)
+        return colourise(self.labels, self.palette, self.ignore)
 
     def shares(self) -> dict[str, float]:
         """Share of the picture's pixels of each class that occurs, largest first."""
@@ -103,11 +104,10 @@ class Segmenter(Method):
         """Pictures that show one validation sample, by caption. image: 3 H W uint8; labels: H W."""
         picture = image.permute(1, 2, 0).cpu().numpy()
         guess = self.inference.labels(self, image.to(self.device)).cpu().numpy()
-        truth = np.where(labels.cpu().numpy() == self.ignore, 255, labels.cpu().numpy())
         return {
             "image": picture,
-            "truth": colourise(truth, self.palette),
-            "prediction": colourise(guess, self.palette),
+            "truth": colourise(labels.cpu().numpy(), self.palette, self.ignore),
+            "prediction": colourise(guess, self.palette, self.ignore),
         }
 
     def on_validation_epoch_start(self) -> None:
@@ -146,7 +146,7 @@ class Segmenter(Method):
         image = as_image(picture)
         self.eval()
         labels = self.inference.labels(self, image.to(self.device)).cpu().numpy()
-        return Segmentation(labels, image.permute(1, 2, 0).numpy(), self.classes, self.palette)
+        return Segmentation(labels, image.permute(1, 2, 0).numpy(), self.classes, self.palette, self.ignore)
 
 
 def as_image(picture: "str | Path | np.ndarray | Tensor") -> Tensor:

@@ -23,14 +23,27 @@ def published(method, data: str, split: str) -> Figures:
 
 
 def print_table(title: str, columns: dict[str, Figures]) -> None:
-    """Rows are the figures' names; columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; in percent."""
+    """The means, in percent: columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; then each class of the
+    last column that has classes (figures named <figure>/<class>).
+    """
     columns = {name: column for name, column in columns.items() if column}
+    means = dict.fromkeys(key for column in columns.values() for key in column if "/" not in key)
+    _print(title, "%", {row: [column.get(row) for column in columns.values()] for row in means}, list(columns))
+    detailed = [name for name, column in columns.items() if any("/" in key for key in column)]
+    if detailed:
+        split = [(*key.split("/", 1), value) for key, value in columns[detailed[-1]].items() if "/" in key]
+        figures, classes = list(dict.fromkeys(f for f, _, _ in split)), list(dict.fromkeys(c for _, c, _ in split))
+        values = {(figure, name): value for figure, name, value in split}
+        rows = {name: [values.get((figure, name)) for figure in figures] for name in classes}
+        _print(f"{title}, {detailed[-1]}, by class", "%", rows, figures)
+
+
+def _print(title: str, corner: str, rows: dict[str, list[float | None]], names: list[str]) -> None:
     table = Table(title=title, title_justify="left")
-    table.add_column("%")
-    for name in columns:
+    table.add_column(corner)
+    for name in names:
         table.add_column(name, justify="right")
-    for row in dict.fromkeys(key for column in columns.values() for key in column):
-        values = [column.get(row) for column in columns.values()]
+    for row, values in rows.items():
         table.add_row(row, *("-" if v is None or v != v else f"{100 * v:.2f}" for v in values))
     Console(width=100 if not Console().is_terminal else None).print(table)
 

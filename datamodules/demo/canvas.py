@@ -8,13 +8,18 @@ import math
 import cv2
 import numpy as np
 
-SHIFT = 4                                            # fractional bits of the points handed to OpenCV
-FAR = 30000.0                                        # OpenCV's points must stay small
+SHIFT = 4  # fractional bits of the points handed to OpenCV
+FAR = 30000.0  # OpenCV's points must stay small
 
 
 def generator(*key: int) -> np.random.Generator:
     """One random generator per thing drawn: what one thing uses never moves another."""
     return np.random.Generator(np.random.SFC64(list(key)))
+
+
+def fork(rng: np.random.Generator) -> np.random.Generator:
+    """A generator of its own for the next thing, at the cost of one number."""
+    return np.random.default_rng(rng.integers(1 << 32))
 
 
 def noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int], gain: float = 0.55) -> np.ndarray:
@@ -61,7 +66,7 @@ def strokes(mask: np.ndarray, lines: np.ndarray, widths: np.ndarray) -> None:
     widths = np.broadcast_to(np.asarray(widths, np.float64), (len(lines),))
     step = np.where(widths < 1, np.ceil(widths * 4) / 4, np.round(widths))
     points = fixed(np.asarray(lines, np.float64))
-    for width in np.unique(step[step > 0]):                                # thin first: thick ones stay whole
+    for width in np.unique(step[step > 0]):  # thin first: thick ones stay whole
         value = int(255 * min(width, 1))
         cv2.polylines(mask, list(points[step == width]), False, value, max(int(width), 1), cv2.LINE_AA, SHIFT)
 
@@ -71,9 +76,9 @@ class Canvas:
 
     def __init__(self, size: tuple[int, int], draw_at_least: int = 384):
         self.size = size
-        factor = max(1.0, draw_at_least / max(size))
+        factor = float(np.clip(draw_at_least / max(size), 1, 4))
         self.height, self.width = round(size[0] * factor), round(size[1] * factor)
-        self.aspect = size[1] / size[0]
+        self.aspect = self.width / self.height
         self.image = np.zeros((self.height, self.width, 3), np.float32)
         self.labels = np.zeros((self.height, self.width), np.uint8)
 
@@ -122,7 +127,7 @@ class Frame:
         y0, y1 = np.clip((y0, y1), 0, 1)
         self.box = (x0, y0, x1, y1)
         self.left, self.top = math.floor(x0 * self.scale), math.floor(y0 * self.scale)
-        right, bottom = math.ceil(x1 * self.scale), math.ceil(y1 * self.scale)
+        right, bottom = min(math.ceil(x1 * self.scale), canvas.width), min(math.ceil(y1 * self.scale), canvas.height)
         self.mask = np.zeros((max(bottom - self.top, 1), max(right - self.left, 1)), np.uint8)
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
@@ -178,4 +183,4 @@ def mix(a, b, t) -> np.ndarray:
     if a.ndim == b.ndim == 1:
         return cv2.transform(np.ascontiguousarray(t), np.column_stack([b - a, a]))
     a, b = (np.broadcast_to(c, (*t.shape, 3)) if c.ndim == 1 else c for c in (a, b))
-    return cv2.blendLinear(*map(np.ascontiguousarray, (a, b, 1 - t, t)))       # NumPy is slow along an axis of three
+    return cv2.blendLinear(*map(np.ascontiguousarray, (a, b, 1 - t, t)))  # NumPy is slow along an axis of three

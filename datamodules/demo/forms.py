@@ -4,11 +4,11 @@ Parts: "body" carries the pattern, "dark" and "light" are plain, so a stalk or a
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
-Part = tuple[str, np.ndarray]                        # role, polygon [K, 2]
+Part = tuple[str, np.ndarray]  # role, polygon [K, 2]
 
 
 def ellipse(x=0.0, y=0.0, rx=1.0, ry=1.0, start=0.0, stop=2 * math.pi) -> np.ndarray:
@@ -46,7 +46,10 @@ def flower() -> list[Part]:
 def leaf() -> list[Part]:
     y = np.linspace(-1, 0.75, 40)
     half = 0.55 * np.sin((y + 1) / 1.75 * math.pi) ** 0.8
-    return [("dark", box(-0.06, 0.6, 0.06, 1)), ("body", np.concatenate([np.stack([half, y], -1), np.stack([-half, y], -1)[::-1]]))]
+    return [
+        ("dark", box(-0.06, 0.6, 0.06, 1)),
+        ("body", np.concatenate([np.stack([half, y], -1), np.stack([-half, y], -1)[::-1]])),
+    ]
 
 
 def cone() -> list[Part]:
@@ -58,12 +61,20 @@ def cone() -> list[Part]:
 def fish() -> list[Part]:
     tail = np.array([(0.4, 0), (1, -0.55), (0.86, 0), (1, 0.55)])
     fin = np.array([(-0.3, -0.4), (0.25, -0.72), (0.3, -0.3)])
-    return [("body", tail), ("body", fin), ("body", ellipse(-0.22, 0, 0.78, 0.5)), ("dark", ellipse(-0.66, -0.1, 0.08, 0.08))]
+    return [
+        ("body", tail),
+        ("body", fin),
+        ("body", ellipse(-0.22, 0, 0.78, 0.5)),
+        ("dark", ellipse(-0.66, -0.1, 0.08, 0.08)),
+    ]
 
 
 def mushroom() -> list[Part]:
     stem = np.array([(-0.2, -0.05), (0.2, -0.05), (0.27, 1), (-0.27, 1)])
-    return [("light", stem), ("body", np.concatenate([ellipse(0, 0.08, 1, 1.02, math.pi, 2 * math.pi), [(0.5, 0.18), (-0.5, 0.18)]]))]
+    return [
+        ("light", stem),
+        ("body", np.concatenate([ellipse(0, 0.08, 1, 1.02, math.pi, 2 * math.pi), [(0.5, 0.18), (-0.5, 0.18)]])),
+    ]
 
 
 def kite() -> list[Part]:
@@ -85,28 +96,46 @@ def butterfly() -> list[Part]:
 
 def vase() -> list[Part]:
     y = np.linspace(-1, 1, 40)
-    half = 0.5 - 0.26 * np.exp(-(((y + 0.62) / 0.22) ** 2)) + 0.1 * np.cos((y - 0.25) * 2.6) - 0.2 * (y < -0.4) * (y + 0.4) ** 2
+    half = (
+        0.5
+        - 0.26 * np.exp(-(((y + 0.62) / 0.22) ** 2))
+        + 0.1 * np.cos((y - 0.25) * 2.6)
+        - 0.2 * (y < -0.4) * (y + 0.4) ** 2
+    )
     return [("body", np.concatenate([np.stack([half, y], -1), np.stack([-half, y], -1)[::-1]]))]
 
 
 def barrel() -> list[Part]:
     y = np.linspace(-0.8, 0.8, 30)
     half = 0.66 + 0.2 * np.cos(y / 0.8 * math.pi / 2)
-    return [("body", np.concatenate([np.stack([half, y], -1), np.stack([-half, y], -1)[::-1]])), ("light", ellipse(0, -0.8, 0.66, 0.16))]
+    return [
+        ("body", np.concatenate([np.stack([half, y], -1), np.stack([-half, y], -1)[::-1]])),
+        ("light", ellipse(0, -0.8, 0.66, 0.16)),
+    ]
 
 
 def house() -> list[Part]:
-    return [("body", box(-0.75, -0.15, 0.75, 0.95)), ("dark", box(0.35, -0.95, 0.58, -0.3)),
-            ("dark", np.array([(-0.98, -0.12), (0, -0.98), (0.98, -0.12)])), ("light", box(-0.18, 0.35, 0.2, 0.95))]
+    return [
+        ("body", box(-0.75, -0.15, 0.75, 0.95)),
+        ("dark", box(0.35, -0.95, 0.58, -0.3)),
+        ("dark", np.array([(-0.98, -0.12), (0, -0.98), (0.98, -0.12)])),
+        ("light", box(-0.18, 0.35, 0.2, 0.95)),
+    ]
 
 
 def tent() -> list[Part]:
-    return [("body", np.array([(0, -0.95), (1, 0.85), (-1, 0.85)])), ("dark", np.array([(0, 0.1), (0.22, 0.85), (-0.22, 0.85)]))]
+    return [
+        ("body", np.array([(0, -0.95), (1, 0.85), (-1, 0.85)])),
+        ("dark", np.array([(0, 0.1), (0.22, 0.85), (-0.22, 0.85)])),
+    ]
 
 
 def castle() -> list[Part]:
     top = [(x + d, y) for x in (-0.85, -0.17, 0.51) for d, y in ((0, -0.3), (0, -0.9), (0.34, -0.9), (0.34, -0.3))]
-    return [("body", np.array([(-0.85, 0.9), *top, (0.85, 0.9)])), ("dark", np.concatenate([ellipse(0, 0.5, 0.2, 0.25, math.pi, 2 * math.pi), [(0.2, 0.9), (-0.2, 0.9)]]))]
+    return [
+        ("body", np.array([(-0.85, 0.9), *top, (0.85, 0.9)])),
+        ("dark", np.concatenate([ellipse(0, 0.5, 0.2, 0.25, math.pi, 2 * math.pi), [(0.2, 0.9), (-0.2, 0.9)]])),
+    ]
 
 
 def cactus() -> list[Part]:
@@ -119,15 +148,28 @@ def beast() -> list[Part]:
     head = np.array([(-0.55, -0.2), (-0.72, -0.6), (-0.68, -0.85), (-0.5, -0.68), (-0.36, -0.3), (-0.3, 0)])
     muzzle = ellipse(-0.78, -0.5, 0.22, 0.15)
     tail = np.array([(0.68, -0.2), (0.98, 0.05), (0.96, 0.45), (0.86, 0.1), (0.6, 0)])
-    return [*legs, ("body", tail), ("body", ellipse(0.05, 0, 0.72, 0.36)), ("body", head), ("body", muzzle), ("dark", ellipse(-0.72, -0.56, 0.06, 0.06))]
+    return [
+        *legs,
+        ("body", tail),
+        ("body", ellipse(0.05, 0, 0.72, 0.36)),
+        ("body", head),
+        ("body", muzzle),
+        ("dark", ellipse(-0.72, -0.56, 0.06, 0.06)),
+    ]
 
 
 def bird() -> list[Part]:
     tail = np.array([(0.3, 0.0), (1, 0.5), (0.9, 0.75), (0.2, 0.5)])
     legs = [("dark", box(x, 0.55, x + 0.08, 0.98)) for x in (-0.25, 0.05)]
     beak = np.array([(-0.62, -0.62), (-1, -0.45), (-0.62, -0.38)])
-    return [*legs, ("dark", beak), ("body", tail), ("body", ellipse(-0.08, 0.2, 0.58, 0.46)), ("body", ellipse(-0.4, -0.5, 0.32, 0.34)),
-            ("dark", ellipse(-0.48, -0.56, 0.07, 0.07))]
+    return [
+        *legs,
+        ("dark", beak),
+        ("body", tail),
+        ("body", ellipse(-0.08, 0.2, 0.58, 0.46)),
+        ("body", ellipse(-0.4, -0.5, 0.32, 0.34)),
+        ("dark", ellipse(-0.48, -0.56, 0.07, 0.07)),
+    ]
 
 
 def crescent() -> list[Part]:
@@ -138,12 +180,22 @@ def crescent() -> list[Part]:
 
 def cup() -> list[Part]:
     ring = np.concatenate([ellipse(0.6, 0, 0.38, 0.42, -1.5, 1.5), ellipse(0.6, 0, 0.2, 0.24, 1.5, -1.5)])
-    return [("body", ring), ("body", np.array([(-0.8, -0.8), (0.7, -0.8), (0.5, 0.85), (-0.6, 0.85)])), ("dark", ellipse(-0.05, -0.8, 0.75, 0.14))]
+    return [
+        ("body", ring),
+        ("body", np.array([(-0.8, -0.8), (0.7, -0.8), (0.5, 0.85), (-0.6, 0.85)])),
+        ("dark", ellipse(-0.05, -0.8, 0.75, 0.14)),
+    ]
 
 
 def bug() -> list[Part]:
-    legs = [("dark", np.array([(0, y - 0.07), (side * 0.98, y + slant - 0.06), (side * 0.98, y + slant + 0.06), (0, y + 0.07)]))
-            for side in (-1, 1) for y, slant in ((-0.2, -0.3), (0.15, 0.0), (0.5, 0.3))]
+    legs = [
+        (
+            "dark",
+            np.array([(0, y - 0.07), (side * 0.98, y + slant - 0.06), (side * 0.98, y + slant + 0.06), (0, y + 0.07)]),
+        )
+        for side in (-1, 1)
+        for y, slant in ((-0.2, -0.3), (0.15, 0.0), (0.5, 0.3))
+    ]
     return [*legs, ("dark", ellipse(0, -0.68, 0.36, 0.3)), ("body", ellipse(0, 0.18, 0.68, 0.78))]
 
 
@@ -152,8 +204,36 @@ def shirt() -> list[Part]:
     return [("body", np.concatenate([half, (half * (-1, 1))[::-1], [(-0.1, -0.68), (0.1, -0.68)]]))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def parts(form: str) -> tuple[Part, ...]:
     """The polygons of a form, drawn in order."""
-    return tuple({f.__name__: f for f in (disc, egg, star, flower, leaf, cone, fish, mushroom, kite, heart, butterfly, vase,
-                                          barrel, house, tent, castle, cactus, beast, bird, crescent, cup, bug, shirt)}[form]())
+    return tuple(
+        {
+            f.__name__: f
+            for f in (
+                disc,
+                egg,
+                star,
+                flower,
+                leaf,
+                cone,
+                fish,
+                mushroom,
+                kite,
+                heart,
+                butterfly,
+                vase,
+                barrel,
+                house,
+                tent,
+                castle,
+                cactus,
+                beast,
+                bird,
+                crescent,
+                cup,
+                bug,
+                shirt,
+            )
+        }[form]()
+    )

@@ -7,11 +7,46 @@ import cv2
 import numpy as np
 
 from datamodules.demo import props
-from datamodules.demo.canvas import Canvas, generator, mix, noise, noise_line
+from datamodules.demo.canvas import Canvas, fork, generator, mix, noise, noise_line
 from datamodules.demo.props import Light
 from datamodules.demo.world import GROUND, LANDSCAPE_CLASSES, SKY, TREE, WATER
 
-STREAM = 1                                           # keeps this family's random numbers apart from the other's
+STREAM = 1  # keeps this family's random numbers apart from the other's
+
+HOURS = [  # sky above, sky at the horizon, light; the last is night
+    ([0.18, 0.42, 0.82], [0.72, 0.84, 0.95], [1.05, 1.0, 0.93]),
+    ([0.62, 0.65, 0.7], [0.82, 0.83, 0.84], [0.8, 0.83, 0.86]),
+    ([0.25, 0.24, 0.5], [0.98, 0.6, 0.3], [0.85, 0.58, 0.45]),
+    ([0.45, 0.5, 0.75], [0.97, 0.8, 0.75], [0.92, 0.8, 0.78]),
+    ([0.03, 0.05, 0.14], [0.15, 0.2, 0.36], [0.2, 0.24, 0.36]),
+]
+SEASONS = [  # leaves dark and bright, grass dark and bright, the share of bare trees
+    (([0.16, 0.3, 0.08], [0.55, 0.72, 0.25]), ([0.2, 0.36, 0.1], [0.5, 0.66, 0.25]), 0.15),
+    (([0.08, 0.22, 0.06], [0.34, 0.52, 0.18]), ([0.3, 0.38, 0.14], [0.66, 0.64, 0.3]), 0.05),
+    (([0.45, 0.16, 0.05], [0.92, 0.62, 0.15]), ([0.36, 0.3, 0.14], [0.66, 0.56, 0.3]), 0.3),
+    (([0.25, 0.22, 0.15], [0.7, 0.7, 0.68]), ([0.7, 0.72, 0.76], [0.95, 0.96, 1.0]), 0.75),
+]
+SOILS = [  # sand, earth, stone
+    ([0.6, 0.5, 0.36], [0.88, 0.78, 0.6]),
+    ([0.3, 0.22, 0.16], [0.52, 0.42, 0.32]),
+    ([0.36, 0.36, 0.36], [0.6, 0.6, 0.6]),
+]
+THINGS = [  # what, least and greatest height in metres, width of its shadow in heights
+    (props.tree, 5, 11, 0.3),
+    (props.conifer, 6, 14, 0.15),
+    (props.bush, 0.8, 2, 1.2),
+    (props.person, 1.6, 1.9, 0.12),
+    (props.lamp, 4, 7, 0.08),
+    (props.car, 1.4, 1.6, 1.4),
+    (props.bench, 0.8, 0.95, 1.2),
+    (props.sign, 2.2, 3, 0.1),
+]
+WILD = [3, 3, 2, 4, 0.3, 0.4, 0.5, 0.3]  # how often each of them
+SETTLED = {
+    "street": [1, 0, 0.5, 6, 2, 3, 0.5, 1.5],
+    "park": [4, 2, 2, 4, 1, 0.2, 1.5, 0.3],
+    "town": [2, 0.5, 1, 4, 2, 2, 1, 1],
+}
 
 
 @dataclass
@@ -22,7 +57,7 @@ class Plan:
     horizon: float
     eye: float
     vanish: float
-    shore: tuple[float, float] | None                # water between these y
+    shore: tuple[float, float] | None  # water between these y
     aspect: float
 
     def metre(self, y: float) -> float:
@@ -55,25 +90,22 @@ def landscape(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> tupl
 
 def choose_light(rng) -> Light:
     """Season and time of day."""
-    season, hour = rng.integers(4), rng.choice(["day", "grey", "dusk", "dawn", "night"], p=[0.4, 0.22, 0.16, 0.14, 0.08])
-    sky = {"day": ([0.18, 0.42, 0.82], [0.72, 0.84, 0.95]), "grey": ([0.62, 0.65, 0.7], [0.82, 0.83, 0.84]),
-           "dusk": ([0.25, 0.24, 0.5], [0.98, 0.6, 0.3]), "dawn": ([0.45, 0.5, 0.75], [0.97, 0.8, 0.75]),
-           "night": ([0.03, 0.05, 0.14], [0.15, 0.2, 0.36])}[hour]
-    colour = {"day": [1.05, 1.0, 0.93], "grey": [0.8, 0.83, 0.86], "dusk": [0.85, 0.58, 0.45],
-              "dawn": [0.92, 0.8, 0.78], "night": [0.2, 0.24, 0.36]}[hour]
-    leaves = [([0.16, 0.3, 0.08], [0.55, 0.72, 0.25]), ([0.08, 0.22, 0.06], [0.34, 0.52, 0.18]),
-              ([0.45, 0.16, 0.05], [0.92, 0.62, 0.15]), ([0.25, 0.22, 0.15], [0.7, 0.7, 0.68])][season]
-    grass = [([0.2, 0.36, 0.1], [0.5, 0.66, 0.25]), ([0.3, 0.38, 0.14], [0.66, 0.64, 0.3]),
-             ([0.36, 0.3, 0.14], [0.66, 0.56, 0.3]), ([0.7, 0.72, 0.76], [0.95, 0.96, 1.0])][season]
-    if rng.random() < 0.3:                                                       # sand, earth, stone
-        tone = [([0.6, 0.5, 0.36], [0.88, 0.78, 0.6]), ([0.3, 0.22, 0.16], [0.52, 0.42, 0.32]),
-                ([0.36, 0.36, 0.36], [0.6, 0.6, 0.6])][rng.integers(3)]
-        grass = tone
+    season = SEASONS[rng.integers(len(SEASONS))]
+    hour = HOURS[rng.choice(len(HOURS), p=[0.4, 0.22, 0.16, 0.14, 0.08])]
+    grass = SOILS[rng.integers(len(SOILS))] if rng.random() < 0.3 else season[1]
     jitter = lambda c: np.clip(np.asarray(c, np.float32) + rng.normal(0, 0.04, 3).astype(np.float32), 0.01, 1)
-    top, low = jitter(sky[0]), jitter(sky[1])
-    bare = [0.15, 0.05, 0.3, 0.75][season]
-    return Light(top, low, (rng.uniform(0, 1.4), rng.uniform(0.05, 0.4)), np.asarray(colour, np.float32), mix(low, top, 0.2),
-                 (jitter(leaves[0]), jitter(leaves[1])), (jitter(grass[0]), jitter(grass[1])), bare, hour == "night")
+    top, low = jitter(hour[0]), jitter(hour[1])
+    return Light(
+        sky_top=top,
+        sky_low=low,
+        sun=(rng.uniform(0, 1.4), rng.uniform(0.05, 0.4)),
+        colour=np.asarray(hour[2], np.float32),
+        haze=mix(low, top, 0.2),
+        leaves=(jitter(season[0][0]), jitter(season[0][1])),
+        grass=(jitter(grass[0]), jitter(grass[1])),
+        bare=season[2],
+        night=hour is HOURS[-1],
+    )
 
 
 def choose_plan(rng, aspect: float) -> Plan:
@@ -89,7 +121,7 @@ def choose_plan(rng, aspect: float) -> Plan:
     elif kind in ("town", "park") and rng.random() < 0.4:
         first = horizon + rng.uniform(0.04, 0.12)
         shore = (first, first + rng.uniform(0.08, 0.3))
-    return Plan(kind, horizon, eye, rng.uniform(0.25, 0.75) * aspect, shore, aspect)
+    return Plan(str(kind), horizon, eye, rng.uniform(0.25, 0.75) * aspect, shore, aspect)
 
 
 def draw_sky(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
@@ -119,10 +151,15 @@ def draw_far(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
     layers = {"sea": 1, "street": 1, "town": 1, "park": 1}.get(plan.kind, 3) - (rng.random() < 0.4)
     pixel = np.arange(height, dtype=np.float32)[:, None] + 0.5
     for layer in range(layers):
-        child = np.random.default_rng(rng.integers(1 << 32))
+        child = fork(rng)
         wooded = child.random() < 0.5
         rise = child.uniform(0.03, 0.16) * (layers - layer + 0.5) / layers
-        ridge = noise_line(child, width, int(child.integers(3, 7)), 0.36 if wooded else child.uniform(0.45, 0.56)) * rise * 0.55 + rise
+        ridge = (
+            noise_line(child, width, int(child.integers(3, 7)), 0.36 if wooded else child.uniform(0.45, 0.56))
+            * rise
+            * 0.55
+            + rise
+        )
         if plan.kind == "sea":
             ridge -= rise * 0.9
         line = (plan.horizon - np.maximum(ridge, -0.02)) * height
@@ -169,8 +206,14 @@ def draw_path(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
     metre = (y - plan.horizon) / plan.eye
     middle = plan.vanish + rng.normal(0, 1) * metre + bend * np.sin((y - plan.horizon) * 9) * 0.12
     frame = canvas.frame(0, plan.horizon, canvas.aspect, 1)
-    frame.fill(np.concatenate([np.stack([middle - half * metre, y], -1), np.stack([middle + half * metre, y], -1)[::-1]]))
-    tone = rng.uniform(0.25, 0.6) * np.array([1, 0.98, 0.95]) if plan.kind == "street" else mix([0.5, 0.42, 0.32], [0.7] * 3, rng.random())
+    frame.fill(
+        np.concatenate([np.stack([middle - half * metre, y], -1), np.stack([middle + half * metre, y], -1)[::-1]])
+    )
+    tone = (
+        rng.uniform(0.25, 0.6) * np.array([1, 0.98, 0.95])
+        if plan.kind == "street"
+        else mix([0.5, 0.42, 0.32], [0.7] * 3, rng.random())
+    )
     grain = frame.noise(rng, 0.02, 0.85, 3)
     frame.paint(light.lit(tone, 0.1), GROUND, 1 + 0.08 * grain)
     if plan.kind != "street":
@@ -179,7 +222,14 @@ def draw_path(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
         ys = plan.horizon + np.array([a, a * 1.25]) * (1 - plan.horizon)
         m = (ys - plan.horizon) / plan.eye
         c = np.interp(ys, y, middle)
-        frame.fill([(c[0] - 0.1 * m[0], ys[0]), (c[0] + 0.1 * m[0], ys[0]), (c[1] + 0.1 * m[1], ys[1]), (c[1] - 0.1 * m[1], ys[1])])
+        frame.fill(
+            [
+                (c[0] - 0.1 * m[0], ys[0]),
+                (c[0] + 0.1 * m[0], ys[0]),
+                (c[1] + 0.1 * m[1], ys[1]),
+                (c[1] - 0.1 * m[1], ys[1]),
+            ]
+        )
     frame.paint(light.lit([0.85, 0.85, 0.8]), GROUND)
 
 
@@ -192,13 +242,23 @@ def draw_shore(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
     if plan.kind in ("town", "street") or rng.random() < 0.35:
         for _ in range(rng.integers(6, 16)):
             h = rng.uniform(0.04, 0.26 if plan.kind == "town" else 0.12)
-            child = np.random.default_rng(rng.integers(1 << 32))
-            props.building(canvas, child, light, rng.uniform(0, canvas.aspect), foot, h, far, h * rng.uniform(0.35, 1.1), max(int(h * 60), 2))
+            child = fork(rng)
+            props.building(
+                canvas,
+                child,
+                light,
+                rng.uniform(0, canvas.aspect),
+                foot,
+                h,
+                far,
+                h * rng.uniform(0.35, 1.1),
+                max(int(h * 60), 2),
+            )
     if plan.kind != "town" or rng.random() < 0.5:
         grow = (props.bush, props.tree, props.conifer)[rng.integers(3)]
         for _ in range(rng.integers(5, 14)):
             h = rng.uniform(0.05, 0.14) * (0.5 if grow is props.bush else 1)
-            child = np.random.default_rng(rng.integers(1 << 32))
+            child = fork(rng)
             grow(canvas, child, light, rng.uniform(0, canvas.aspect), foot + rng.uniform(0, 0.006), h, far * 0.8)
 
 
@@ -231,7 +291,7 @@ def draw_street(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
         offset = rng.uniform(5, 10)
         cuts = np.geomspace(0.012, 1.2, rng.integers(6, 10)) * (1.1 - plan.horizon)
         for near, back in zip(cuts[1:], cuts[:-1]):
-            child = np.random.default_rng(rng.integers(1 << 32))
+            child = fork(rng)
             tall, wall = child.uniform(6, 18), props.wall_colour(child)
             if child.random() < 0.12:
                 continue
@@ -240,12 +300,20 @@ def draw_street(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
             quad = [(xb, yb - tall * mb), (xn, yn - tall * mn), (xn, yn), (xb, yb)]
             quad = quad if side > 0 else [quad[1], quad[0], quad[3], quad[2]]
             far = plan.far(yb)
-            if 0 < xn < canvas.aspect:                                          # the front that faces us
+            if 0 < xn < canvas.aspect:  # the front that faces us
                 out = xn + side * 8 * mn
                 x0, x1 = min(xn, out), max(xn, out)
                 props.roof(canvas, child, light, x0, x1, yn - tall * mn, 3 * mn, far)
-                props.facade(canvas, child, light, [(x0, yn - tall * mn), (x1, yn - tall * mn), (x1, yn), (x0, yn)],
-                             max(int(tall / 3), 1), 3, wall * 0.8, far)
+                props.facade(
+                    canvas,
+                    child,
+                    light,
+                    [(x0, yn - tall * mn), (x1, yn - tall * mn), (x1, yn), (x0, yn)],
+                    max(int(tall / 3), 1),
+                    3,
+                    wall * 0.8,
+                    far,
+                )
             columns = max(int((plan.eye / back - plan.eye / near) * 0.3), 1)
             props.facade(canvas, child, light, quad, max(int(tall / 3), 1), min(columns, 12), wall, far)
 
@@ -263,43 +331,47 @@ def places(rng, plan: Plan, count: int) -> list[tuple[float, float]]:
 
 
 def draw_things(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
-    """Trees, persons and others on the ground, boats on the water."""
+    """Boats on the water, cables, then trees, persons and others on the ground."""
     if plan.shore:
-        for _ in range(rng.integers(0, 4)):
-            y = rng.uniform(plan.shore[0] + 0.01, min(plan.shore[1], 0.95))
-            props.boat(canvas, np.random.default_rng(rng.integers(1 << 32)), light, rng.uniform(0, canvas.aspect), y,
-                       0.03 + 0.35 * (y - plan.shore[0]), plan.far(y))
+        first, last = plan.shore[0] + 0.01, min(plan.shore[1], 0.95)
+        for y in sorted(rng.uniform(first, last, rng.integers(0, 4))):
+            h = 0.03 + 0.35 * (y - plan.shore[0])
+            props.boat(canvas, fork(rng), light, rng.uniform(0, canvas.aspect), y, h, plan.far(y))
     if rng.random() < 0.3:
-        props.cables(canvas, np.random.default_rng(rng.integers(1 << 32)), light, plan.horizon + 0.05, rng.uniform(0.15, 0.4))
-    kinds = [(props.tree, 5, 11), (props.conifer, 6, 14), (props.bush, 0.8, 2), (props.person, 1.6, 1.9), (props.person, 1.6, 1.9),
-             (props.lamp, 4, 7), (props.car, 1.4, 1.6), (props.bench, 0.8, 0.95), (props.sign, 2.2, 3)]
-    weights = {"street": [1, 0, 0.5, 3, 3, 2, 3, 0.5, 1.5], "park": [4, 2, 2, 2, 2, 1, 0.2, 1.5, 0.3],
-               "town": [2, 0.5, 1, 2, 2, 2, 2, 1, 1]}.get(plan.kind, [3, 3, 2, 2, 2, 0.3, 0.4, 0.5, 0.3])
-    weights, large = np.array(weights) / np.sum(weights), 0
+        props.cables(canvas, fork(rng), light, plan.horizon + 0.05, rng.uniform(0.15, 0.4))
+    weights, large = np.array(SETTLED.get(plan.kind, WILD)), 0
     for x, y in places(rng, plan, int(rng.integers(5, 14))):
-        draw, low, high = kinds[rng.choice(len(kinds), p=weights)]
-        child, h = np.random.default_rng(rng.integers(1 << 32)), rng.uniform(low, high) * plan.metre(y)
+        draw, low, high, wide = THINGS[rng.choice(len(THINGS), p=weights / weights.sum())]
+        child, h = fork(rng), rng.uniform(low, high) * plan.metre(y)
         large += h > 0.4
-        if h > 0.4 and (large > 2 or h > 1.3):                                  # two large things leave a view
+        if h > 0.4 and (large > 2 or h > 1.3):  # two large things leave a view
             continue
-        draw(canvas, child, light, x, y, min(h, 0.8), plan.far(y))
+        h = min(h, 0.8)
+        props.shadow(canvas, light, x, y, h * wide)
+        draw(canvas, child, light, x, y, h, plan.far(y))
 
 
 def draw_near(canvas: Canvas, rng, light: Light, plan: Plan) -> None:
     """What is close to the camera: a portrait, a bough, a railing, grass, a kite in the air."""
-    child = lambda: np.random.default_rng(rng.integers(1 << 32))
     if rng.random() < 0.12:
-        props.kite(canvas, child(), light, rng.uniform(0.1, 0.9) * canvas.aspect, rng.uniform(0.08, 0.3), rng.uniform(0.05, 0.14))
+        props.kite(
+            canvas,
+            fork(rng),
+            light,
+            rng.uniform(0.1, 0.9) * canvas.aspect,
+            rng.uniform(0.08, 0.3),
+            rng.uniform(0.05, 0.14),
+        )
     if rng.random() < 0.2:
         h = rng.uniform(0.9, 1.5)
-        props.tree(canvas, child(), light, rng.choice([0.06, 0.94]) * canvas.aspect, 1.02, h)
+        props.tree(canvas, fork(rng), light, rng.choice([0.06, 0.94]) * canvas.aspect, 1.02, h)
     if rng.random() < 0.25:
-        props.blades(canvas, child(), light, rng.uniform(0.88, 0.98), rng.uniform(0.08, 0.3))
+        props.blades(canvas, fork(rng), light, rng.uniform(0.88, 0.98), rng.uniform(0.08, 0.3))
     if rng.random() < 0.22:
         h = rng.uniform(0.9, 1.9)
-        props.person(canvas, child(), light, rng.uniform(0.2, 0.8) * canvas.aspect, rng.uniform(0.15, 0.4) + h, h)
+        props.person(canvas, fork(rng), light, rng.uniform(0.2, 0.8) * canvas.aspect, rng.uniform(0.15, 0.4) + h, h)
     elif rng.random() < 0.15:
-        props.railing(canvas, child(), light, 1.02, rng.uniform(0.15, 0.3))
+        props.railing(canvas, fork(rng), light, 1.02, rng.uniform(0.15, 0.3))
 
 
 def develop(image: np.ndarray, rng, light: Light) -> np.ndarray:

@@ -12,8 +12,8 @@ from datamodules.demo.forms import parts
 from datamodules.demo.patterns import ground, pattern
 from datamodules.demo.world import COLOURS, FAMILIES, OBJECT_WORDS, OBJECTS, ObjectClass
 
-STREAM = 2                                           # keeps this family's random numbers apart from the other's
-DRAW_AT_LEAST = 256                                  # smaller pictures are drawn larger and averaged
+STREAM = 2  # keeps this family's random numbers apart from the other's
+DRAW_AT_LEAST = 256  # smaller pictures are drawn larger and averaged
 
 
 @dataclass
@@ -24,9 +24,9 @@ class Thing:
     x: float
     y: float
     radius: float
-    angle: float                                     # radians
+    angle: float  # radians
     mirror: int
-    colours: tuple[str, str]                         # mostly those of its class
+    colours: tuple[str, str]  # mostly those of its class
 
     @property
     def words(self) -> list[str]:
@@ -38,19 +38,27 @@ class Thing:
 class ObjectScene:
     """A picture with all that is known about it."""
 
-    image: np.ndarray                                # uint8 [H, W, 3]
-    labels: np.ndarray                               # uint8 [H, W]: 0 background, 1..K
-    masks: np.ndarray                                # bool [N, H, W], what is visible of each
-    classes: np.ndarray                              # int64 [N], 1..K
-    things: list[Thing]                              # N
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: np.ndarray  # uint8 [H, W]: 0 background, 1..K
+    masks: np.ndarray  # bool [N, H, W], what is visible of each
+    classes: np.ndarray  # int64 [N], 1..K
+    things: list[Thing]  # N
     ground: str
     family: str
-    caption: list[str]                               # as in: striped shirt and fish on sand
+    caption: list[str]  # as in: striped shirt and fish on sand
 
 
-def objects(seed: int, index: int, size: tuple[int, int] = (128, 128), classes: Sequence[str] | None = None,
-            family: str = "meadow", count: tuple[int, int] = (1, 4), radius: tuple[float, float] = (0.14, 0.26),
-            solo: bool = False, ground_word: str | None = None) -> ObjectScene:
+def objects(
+    seed: int,
+    index: int,
+    size: tuple[int, int] = (128, 128),
+    classes: Sequence[str] | None = None,
+    family: str = "meadow",
+    count: tuple[int, int] = (1, 4),
+    radius: tuple[float, float] = (0.14, 0.26),
+    solo: bool = False,
+    ground_word: str | None = None,
+) -> ObjectScene:
     """Scene `index` of world `seed`.
 
     classes: words to draw from (all by default); count, radius: from-to, radius in picture heights;
@@ -75,7 +83,9 @@ def objects(seed: int, index: int, size: tuple[int, int] = (128, 128), classes: 
     labels = np.zeros(size, np.uint8)
     for mask, identity in zip(masks, ids):
         labels[mask] = identity
-    image = develop(cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA), generator(STREAM, seed, index, 0), family)
+    image = develop(
+        cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA), generator(STREAM, seed, index, 0), family
+    )
     return ObjectScene(image, labels, masks, ids, things, ground_word, family, caption(things, ground_word, rng))
 
 
@@ -85,11 +95,13 @@ def place(rng, words, aspect, count, radius, solo) -> list[Thing]:
     for _ in range(rng.integers(count[0], count[1] + 1)):
         kind = OBJECTS[OBJECT_WORDS.index(words[rng.integers(len(words))])]
         mirror, colours = int(rng.choice([-1, 1])), kind.colours
-        if rng.random() < 0.25:                                                  # colours help, but must not decide
+        if rng.random() < 0.25:  # colours help, but must not decide
             colours = tuple(str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
         if solo:
             x, y = rng.normal((aspect / 2, 0.5), 0.015)
-            things.append(Thing(kind, x, y, 0.45 * min(1, aspect) * rng.uniform(0.9, 1.05), rng.normal(0, 0.04), mirror, colours))
+            things.append(
+                Thing(kind, x, y, 0.45 * min(1, aspect) * rng.uniform(0.9, 1.05), rng.normal(0, 0.04), mirror, colours)
+            )
             continue
         r, angle = rng.uniform(*radius), rng.normal(0, 0.3)
         spots = rng.uniform((0.8 * r, 0.8 * r), (max(aspect - 0.8 * r, 0.9 * r), max(1 - 0.8 * r, 0.9 * r)), (12, 2))
@@ -130,7 +142,11 @@ def coat(thing: Thing, rng, u, v, to_pixels) -> tuple[np.ndarray, np.ndarray]:
     """The object's cover [h, w] and its colours [h, w, 3], part by part."""
     first, second = (np.clip(np.array(COLOURS[c]) + rng.normal(0, 0.06, 3), 0, 1) for c in thing.colours)
     body = mix(first, second, pattern(thing.kind.pattern, rng, u, v))
-    plain = {"dark": np.array([0.16, 0.12, 0.1]), "light": np.array([0.9, 0.86, 0.76]), "green": np.array([0.2, 0.5, 0.15])}
+    plain = {
+        "dark": np.array([0.16, 0.12, 0.1]),
+        "light": np.array([0.9, 0.86, 0.76]),
+        "green": np.array([0.2, 0.5, 0.15]),
+    }
     paint, whole = body, np.zeros(u.shape, np.float32)
     for role, polygon in parts(thing.kind.form):
         mask = np.zeros(u.shape, np.uint8)
@@ -152,7 +168,10 @@ def cast(view, whole, reach, sun, family) -> None:
 
 def share(owner: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
     """Whose most of each pixel is: bool [N, H, W]."""
-    parts_of = [cv2.resize((owner == n).view(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA) for n in range(count + 1)]
+    parts_of = [
+        cv2.resize((owner == n).view(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA)
+        for n in range(count + 1)
+    ]
     most = np.argmax(parts_of, 0)
     return most[None] == np.arange(1, count + 1)[:, None, None]
 

@@ -37,7 +37,9 @@ def pattern(name: str, rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -
     if name == "zigzag":
         return edge(np.sin(k * v + 4.2 * np.abs((u * 2.4 * rate + 9) % 2 - 1) + phase))
     if name == "netted":
-        return edge(0.55 - np.minimum(np.abs(np.sin(5.4 * rate * (u + v))), np.abs(np.sin(5.4 * rate * (u - v)))) * 1.5, 4)
+        return edge(
+            0.55 - np.minimum(np.abs(np.sin(5.4 * rate * (u + v))), np.abs(np.sin(5.4 * rate * (u - v)))) * 1.5, 4
+        )
     if name == "bricky":
         row = np.floor(v * 3 * rate)
         x, y = (u * 1.7 * rate + (row % 2) * 0.5) % 1, v * 3 * rate % 1

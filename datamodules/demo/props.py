@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from datamodules.demo.canvas import Canvas, Frame, mix, noise
+from datamodules.demo.canvas import Canvas, Frame, fork, mix, noise
 from datamodules.demo.world import BUILDING, GROUND, OTHERS, PERSON, TREE
 
 
@@ -24,7 +24,7 @@ class Light:
     haze: np.ndarray
     leaves: tuple[np.ndarray, np.ndarray]
     grass: tuple[np.ndarray, np.ndarray]
-    bare: float                                      # the share of trees without leaves
+    bare: float  # the share of trees without leaves
     night: bool
 
     def lit(self, colour, far: float = 0.0) -> np.ndarray:
@@ -36,33 +36,39 @@ class Light:
         return cv2.transform(colour, np.column_stack([np.diag(scale), shift]))
 
 
+def shadow(canvas: Canvas, light: Light, x, y, wide):
+    """The dark spot on the ground under a thing; the ground stays ground."""
+    slant = 0.4 * wide * np.sign(x - light.sun[0])
+    frame = canvas.frame(x - 1.5 * wide, y - 0.2 * wide, x + 1.5 * wide, y + 0.2 * wide)
+    for size, value in ((1.0, 50), (0.75, 90), (0.5, 130)):
+        frame.disc(x + slant * (size - 0.4), y, size * wide, 0.13 * size * wide, value=value)
+    frame.paint(np.array([0.05, 0.05, 0.08]) * light.colour, None)
+
+
 def bark(rng: np.random.Generator) -> np.ndarray:
     return mix([0.16, 0.11, 0.08], [0.45, 0.40, 0.36], rng.random()) * rng.uniform(0.7, 1.2)
 
 
-def limbs(rng, x, y, h, finest, spread=0.5, levels=8, lean=0.0):
-    """Branches, twigs and their tips: lines [N, 4, 2], widths [N], tips [M, 2]; stops where all is under `finest`."""
+def limbs(rng, x, y, h, finest, spread, depth, lean):
+    """Branches and twigs: lines [N, 4, 2], widths [N], and the lines by level; stops where all is under `finest`."""
     root, angle = np.array([[x, y]]), np.array([-math.pi / 2 + lean])
     length, width = np.array([h * 0.30]), np.array([h * 0.045])
-    lines, widths = [], []
-    for level in range(levels):
+    levels, widths = [], []
+    for level in range(depth):
         bend = rng.normal(0, 0.22, (len(root), 3)).cumsum(1) * min(level + 0.3, 1)
-        steps = np.stack([np.cos(angle[:, None] + bend), np.sin(angle[:, None] + bend)], -1) * length[:, None, None] / 3
-        line = np.concatenate([root[:, None], root[:, None] + steps.cumsum(1)], 1)          # N 4 2
-        lines.append(line)
+        heading = angle[:, None] + bend
+        steps = np.stack([np.cos(heading), np.sin(heading)], -1) * length[:, None, None] / 3
+        levels.append(np.concatenate([root[:, None], root[:, None] + steps.cumsum(1)], 1))  # N 4 2
         widths.append(width)
-        heading, children = angle + bend[:, -1], 3
-        start = np.array([3, 3, 2])[None, :]
         side = np.array([-0.75, 0.55, 1.35]) * rng.choice([-1, 1], (len(root), 1))
-        turn = side * spread + rng.normal(0, 0.25, (len(root), children))
-        root = np.take_along_axis(line, np.broadcast_to(start, (len(line), 3))[..., None], 1).reshape(-1, 2)
-        angle = (heading[:, None] + turn - 0.12 * np.cos(heading)[:, None] * 0).reshape(-1)
-        angle += 0.10 * np.sin(-math.pi / 2 - angle)                                        # up, a little
-        length = (length[:, None] * rng.uniform(0.58, 0.86, (len(length), children))).reshape(-1)
-        width = np.repeat(width * 0.58, children)
+        root = levels[-1][:, [3, 3, 2]].reshape(-1, 2)  # two go on from the end, one leaves before it
+        angle = (heading[:, -1:] + side * spread + rng.normal(0, 0.25, side.shape)).reshape(-1)
+        angle += 0.10 * np.sin(-math.pi / 2 - angle)  # up, a little
+        length = (length[:, None] * rng.uniform(0.58, 0.86, side.shape)).reshape(-1)
+        width = np.repeat(width * 0.58, 3)
         if length.max() < finest * 2 or width.max() < finest * 0.12:
             break
-    return np.concatenate(lines), np.concatenate(widths), lines
+    return np.concatenate(levels), np.concatenate(widths), levels
 
 
 def foliage(frame: Frame, rng, tips, radius, cell, density=0.0):
@@ -92,8 +98,8 @@ def tree(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     frame.paint(light.lit(wood, far), TREE, shade)
     if bare:
         return
-    tips = levels[min(4, len(levels) - 1)][:, -1]
-    leaf_rng = np.random.default_rng(rng.integers(1 << 32))
+    tips = levels[min(5, len(levels) - 1)][:, -1]
+    leaf_rng = fork(rng)
     cover, grain = foliage(frame, leaf_rng, tips, h * rng.uniform(0.05, 0.1), h * 0.06, rng.uniform(-0.08, 0.12))
     paint_leaves(frame, leaf_rng, light, cover, grain, x, y - 0.6 * h, h, far)
 
@@ -102,7 +108,7 @@ def paint_leaves(frame: Frame, rng, light: Light, cover, grain, x, y, h, far):
     """Leaves: two tones through noise, brighter towards the sun, darker inside and below."""
     a, b = (np.clip(tone * rng.uniform(0.75, 1.25) + rng.normal(0, 0.02, 3), 0, 1) for tone in light.leaves)
     sunny = np.sign(light.sun[0] - x) * (frame.columns() - x) / h * 0.5 - (frame.rows() - y) / h * 0.7
-    tone = np.clip(0.45 + sunny + 0.28 * grain, 0, 1)
+    tone = 0.5 + 0.5 * np.tanh(2 * (sunny - 0.05 + 0.3 * grain))
     colour = mix(a * 0.45, b * 1.15, tone)
     frame.canvas.paint(cover.astype(np.float32), light.lit(colour, far), TREE, (frame.top, frame.left))
 
@@ -118,13 +124,13 @@ def conifer(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     reach = h * rng.uniform(0.2, 0.32) * (1 - t) * rng.uniform(0.75, 1.15, len(t)) + 0.01 * h
     root = np.stack([np.full(len(t), x), y - t * h], -1)
     tip = root + np.stack([side * reach, reach * rng.uniform(0.1, 0.45, len(t))], -1)
-    along = np.linspace(0, 1, 14)[None, :, None]
-    bough = root[:, None] * (1 - along) + tip[:, None] * along                               # N 14 2
+    along = np.linspace(0, 1, 28)[None, :, None]
+    bough = root[:, None] * (1 - along) + tip[:, None] * along  # N 28 2
     needle = np.stack([side, np.full(len(t), 1.2)], -1)[:, None] * reach[:, None, None] * 0.28 * (1.15 - along)
-    needle = needle * rng.uniform(0.5, 1.3, (len(t), 14, 1))
+    needle = needle * rng.uniform(0.5, 1.3, (len(t), 28, 1))
     up = needle * np.array([1.2, -0.35])
     lines = np.concatenate([np.stack([bough, bough + needle], 2), np.stack([bough, bough + up], 2)]).reshape(-1, 2, 2)
-    frame.strokes(lines, 0.006 * h).strokes(np.stack([root, tip], 1), 0.012 * h)
+    frame.strokes(lines, 0.0034 * h).strokes(np.stack([root, tip], 1), 0.012 * h)
     grain, cover = frame.noise(rng, 0.08 * h, 0.7), frame.mask * np.float32(1 / 255)
     green = Light(**{**vars(light), "leaves": (np.array([0.05, 0.16, 0.1]), np.array([0.2, 0.4, 0.2]))})
     paint_leaves(frame, rng, green, cover, grain, x, y - 0.5 * h, h, far)
@@ -134,7 +140,7 @@ def bush(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     frame = canvas.frame(x - 1.6 * h, y - 1.5 * h, x + 1.6 * h, y + 0.06 * h)
     tips = np.stack([x + rng.normal(0, 0.45 * h, 16), y - rng.uniform(0.05, 0.6, 16) * h], -1)
     cover, grain = foliage(frame, rng, tips, 0.28 * h, 0.1 * h, 0.05)
-    sag = 1 - ((frame.columns() - x) / (1.5 * h)) ** 2                                     # round at the foot too
+    sag = 1 - ((frame.columns() - x) / (1.5 * h)) ** 2  # round at the foot too
     cover *= np.clip((y - 0.25 * h * (1 - sag) + 0.05 * h * grain - frame.rows()) * frame.scale, 0, 1)
     paint_leaves(frame, rng, light, cover, grain, x, y - 0.5 * h, h, far)
 
@@ -257,16 +263,20 @@ def person(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     skirt = rng.random() < 0.3
     for side in (-1, 1):
         foot = side * stride
-        frame.strokes(np.array([[at(side * 0.04, 0.5), at(side * 0.05 + foot * 0.4, 0.26), at(foot + side * 0.03, 0.02)]]),
-                      0.055 * h)
+        frame.strokes(
+            np.array([[at(side * 0.04, 0.5), at(side * 0.05 + foot * 0.4, 0.26), at(foot + side * 0.03, 0.02)]]),
+            0.055 * h,
+        )
         frame.disc(*at(foot + side * 0.04, 0.012), 0.04 * h, 0.014 * h)
     part(skin if skirt else legs)
     if skirt:
         frame.fill([at(-0.065, 0.56), at(0.065, 0.56), at(0.13, 0.27), at(-0.13, 0.27)])
         part(legs)
     for side, lean in zip((-1, 1), swing):
-        frame.strokes(np.array([[at(side * 0.105, 0.79), at(side * 0.15 + lean, 0.62), at(side * 0.14 + lean * 2, 0.47)]]),
-                      0.042 * h)
+        frame.strokes(
+            np.array([[at(side * 0.105, 0.79), at(side * 0.15 + lean, 0.62), at(side * 0.14 + lean * 2, 0.47)]]),
+            0.042 * h,
+        )
         part(top * 0.9)
         frame.disc(*at(side * 0.14 + lean * 2, 0.455), 0.02 * h, 0.026 * h)
         part(skin)
@@ -280,16 +290,16 @@ def head(canvas, rng, light, frame, part, x, y, h, skin, hair):
     """Neck, face and hair; the strands are single lines that the wind lifts off the head."""
     at = lambda dx, dy: (x + dx * h, y - dy * h)
     long, wind = rng.uniform(0.03, 0.22), rng.normal(0, 0.6)
-    count = 260
+    count, fine = (1100, 0.0009 * h) if h > 0.6 else (220, 0.0026 * h)  # a portrait shows single hairs
     start = rng.uniform(math.pi * 1.0, math.pi * 2.0, count)
     root = np.stack([x + 0.05 * h * np.cos(start), y - 0.93 * h + 0.062 * h * np.sin(start)], -1)
     reach = h * long * rng.uniform(0.4, 1.1, count)[:, None]
     fall = np.stack([np.cos(start) * 0.35 + wind * rng.uniform(0.2, 1.2, count), rng.uniform(0.5, 1.1, count)], -1)
-    t = np.linspace(0, 1, 7)[None, :, None]
+    t = np.linspace(0, 1, 11)[None, :, None]
     out = np.stack([np.cos(start), np.sin(start)], -1)[:, None] * 0.018 * h * np.sin(math.pi * t)
     curl = 0.006 * h * np.sin(t * rng.uniform(2, 9, (count, 1, 1)) + start[:, None, None])
     strands = root[:, None] + out + fall[:, None] * reach[:, None] * t**1.4 + curl
-    frame.strokes(strands, 0.0028 * h)
+    frame.strokes(strands, fine)
     part(hair)
     frame.fill([at(-0.025, 0.9), at(0.025, 0.9), at(0.032, 0.82), at(-0.032, 0.82)])
     part(skin * 0.85)
@@ -302,7 +312,7 @@ def head(canvas, rng, light, frame, part, x, y, h, skin, hair):
     arc = np.linspace(math.pi * 1.02, math.pi * 1.98, 24)
     cap = np.stack([x + 0.054 * h * np.cos(arc), y - 0.935 * h + 0.07 * h * np.sin(arc)], -1)
     fringe = np.stack([x + 0.046 * h * np.cos(arc[::-1]), y - 0.945 * h + 0.03 * h * np.sin(arc[::-1])], -1)
-    frame.fill(np.concatenate([cap, fringe])).strokes(strands[np.abs(np.cos(start)) > 0.8], 0.0028 * h)
+    frame.fill(np.concatenate([cap, fringe])).strokes(strands[np.abs(np.cos(start)) > 0.85], fine)
     part(hair * 1.1)
 
 
@@ -323,7 +333,16 @@ def car(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     frame = canvas.frame(x - wide, y - 1.2 * h, x + wide, y + 0.1 * h)
     at = lambda dx, dy: (x + face * dx * wide / 2, y - dy * h)
     paint = np.clip(rng.choice([0.1, 0.5, 0.9]) + rng.normal(0, 0.25, 3), 0.05, 1)
-    body = [at(-1, 0.25), at(-0.98, 0.6), at(-0.6, 0.66), at(-0.38, 1), at(0.3, 1), at(0.58, 0.64), at(0.97, 0.55), at(1, 0.25)]
+    body = [
+        at(-1, 0.25),
+        at(-0.98, 0.6),
+        at(-0.6, 0.66),
+        at(-0.38, 1),
+        at(0.3, 1),
+        at(0.58, 0.64),
+        at(0.97, 0.55),
+        at(1, 0.25),
+    ]
     frame.fill(body)
     frame.paint(light.lit(paint, far), OTHERS, 0.75 + 0.5 * np.clip((y - frame.rows()) / h, 0, 1))
     frame.fill([at(-0.48, 0.68), at(-0.33, 0.93), at(-0.05, 0.93), at(-0.05, 0.68)])
@@ -356,7 +375,14 @@ def sign(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
 
 def boat(canvas: Canvas, rng, light: Light, x, y, h, far=0.0):
     frame = canvas.frame(x - 0.6 * h, y - 1.05 * h, x + 0.6 * h, y + 0.06 * h)
-    frame.fill([(x - 0.4 * h, y - 0.12 * h), (x + 0.45 * h, y - 0.14 * h), (x + 0.33 * h, y + 0.02 * h), (x - 0.3 * h, y + 0.02 * h)])
+    frame.fill(
+        [
+            (x - 0.4 * h, y - 0.12 * h),
+            (x + 0.45 * h, y - 0.14 * h),
+            (x + 0.33 * h, y + 0.02 * h),
+            (x - 0.3 * h, y + 0.02 * h),
+        ]
+    )
     frame.strokes(np.array([[(x, y - 0.1 * h), (x, y - h)]]), 0.014 * h)
     frame.paint(light.lit(rng.uniform(0.1, 0.9, 3), far), OTHERS)
     frame.fill([(x + 0.02 * h, y - 0.95 * h), (x + 0.36 * h, y - 0.2 * h), (x + 0.02 * h, y - 0.2 * h)])
@@ -394,7 +420,9 @@ def cables(canvas: Canvas, rng, light: Light, y, h):
             wires.append(np.stack([a + (b - a) * t, ya + (yb - ya) * t + drop * h + sag * 4 * t * (1 - t)], -1))
     frame.strokes(np.array(wires), 0.0022)
     poles = np.array([[(a, y + 0.05), (a, b - 0.02)] for a, b in zip(posts, top)])
-    arms = np.array([[(a - 0.05 * h, b + k * h), (a + 0.05 * h, b + k * h)] for a, b in zip(posts, top) for k in (0, 0.05, 0.12)])
+    arms = np.array(
+        [[(a - 0.05 * h, b + k * h), (a + 0.05 * h, b + k * h)] for a, b in zip(posts, top) for k in (0, 0.05, 0.12)]
+    )
     frame.strokes(poles, 0.02 * h).strokes(arms, 0.012 * h)
     frame.paint(light.lit(np.array([0.22, 0.18, 0.15])), OTHERS)
 

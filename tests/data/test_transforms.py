@@ -1,6 +1,5 @@
 """Crops that are cut before they are resized; flips; colours; one generator a sample."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,15 +21,15 @@ def transformed(seed=0, source=None, **settings):
     return SceneTransform(**settings)(source or scene(), np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.3, 0.6), (2.0, 3.0), (0.1, 0.2)])
-def test_labels_lie_on_their_pixels_at_every_scale(scale):
+@pytest.mark.parametrize("scale, tolerance", [((1, 1), 0), ((0.5, 0.8), 0.06), ((1.5, 3), 0.04), ((0.1, 0.2), 0.3)])
+def test_labels_lie_on_their_pixels_at_every_scale(scale, tolerance):
     for seed in range(10):
-        out = transformed(seed, scale=scale)
+        out = transformed(seed, scene(classes=2), scale=scale)
         assert out["image"].shape == (3, 32, 40) and out["labels"].shape == (32, 40)
         assert out["image"].dtype == out["labels"].dtype == torch.uint8
         known = out["labels"] != 255
-        wrong = ((out["image"][0].float() / 40 - out["labels"].float()).abs() > 0.5) & known
-        assert wrong.float().mean() < (0.02 if scale[0] >= 1 else 0.35)      # bilinear mixes classes at small scales
+        wrong = ((out["image"][0] > 20) != (out["labels"] == 1)) & known         # resizing rounds corners
+        assert wrong.float().mean() <= tolerance
         assert (out["image"][0][~known] == PAD[0]).all()
 
 
@@ -113,5 +112,4 @@ def test_hue_turns_colours_but_keeps_their_value():
     still = change_colours(image, np.random.default_rng(1), 1.0)
     turned = change_colours(image, np.random.default_rng(1), 1.0, hue=90)
     assert not torch.equal(still, turned)
-    value = [cv2.cvtColor(np.ascontiguousarray(p.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2HSV)[..., 2] for p in (still, turned)]
-    assert np.abs(value[0].astype(int) - value[1]).max() <= 2
+    assert (still.amax(0).int() - turned.amax(0).int()).abs().max() <= 2

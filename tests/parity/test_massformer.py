@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import shared_folder
-from zoo.massformer.convert import convert, our_key, settings
+from zoo.massformer.convert import convert, official_names, settings
 from zoo.massformer.loss import Criterion, Target, edge_loss, edge_target, edge_weight
 from zoo.massformer.net import MaSSFormerNet
 
@@ -217,9 +217,10 @@ def test_losses_and_gradients_at_the_stored_points_are_the_authors(case, losses)
     assert abs(total - case.tensors["loss.total"]) <= 1e-4 * total
     case.net.zero_grad()
     total.backward()
-    parameters = dict(case.net.named_parameters())
+    theirs_of = official_names(case.net)
+    parameters = {theirs_of[name]: p for name, p in case.net.named_parameters()}
     for name, norm in case.json["grad_norm"].items():
-        ours = parameters[our_key(name)].grad
+        ours = parameters[name].grad
         if f"grad.{name}" in case.tensors:
             theirs = case.tensors[f"grad.{name}"]
             assert (ours - theirs).norm() <= 1e-2 * theirs.norm() + 1e-6, name
@@ -228,7 +229,8 @@ def test_losses_and_gradients_at_the_stored_points_are_the_authors(case, losses)
 
 def test_chosen_points_are_the_authors_but_for_ties(case, losses):
     """Candidates are the stored ones; a few at the threshold may swap by rounding."""
-    replay = iter(())
+    if "loss.cand_points" not in case.tensors:
+        pytest.skip("this fixture holds no candidate points")
     different = total = 0
     for layer in range(len(losses.out.logits)):
         embeddings, features = losses.out.masks(layer)

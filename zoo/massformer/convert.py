@@ -13,89 +13,73 @@ from datamodules.errors import UserError
 from zoo.massformer.net import MaSSFormerNet
 
 PIXELS = "decode_head.pixel_decoder.pixel_decoder."
-ATTENTION = {"in_proj_weight": "in_proj.weight", "in_proj_bias": "in_proj.bias"}
-
-# official prefix -> ours; the first that fits counts
-PREFIXES = [
-    ("backbone.", "encoder.body."),
-    (PIXELS + "in_projections.", "pixels.project."),
-    (PIXELS + "conv_avg.", "pixels.context."),
-    (PIXELS + "SEB.0.mlp.0.mlp.", "pixels.gates.3.mlp."),
-    (PIXELS + "SEB.1.mlp.0.mlp.", "pixels.gates.2.mlp."),
-    (PIXELS + "SEB.2.mlp.0.mlp.", "pixels.gates.1.mlp."),
-    (PIXELS + "SEB.3.mlp.0.mlp.", "pixels.gates.0.mlp."),
-    (PIXELS + "LSE.cbn1.", "pixels.lse.plain."),
-    (PIXELS + "LSE.dcn3.", "pixels.lse.deform."),
-    (PIXELS + "LSE.conv1.", "pixels.lse.attend1."),
-    (PIXELS + "LSE.conv2.", "pixels.lse.attend2."),
-    (PIXELS + "LSE.cbn2.", "pixels.lse.fuse."),
-    (PIXELS + "CST.dcn1.up_sample.", "pixels.cst.up1.conv."),
-    (PIXELS + "CST.dcn1.up_bn.", "pixels.cst.up1.bn."),
-    (PIXELS + "CST.dcn2.up_sample.", "pixels.cst.up2.conv."),
-    (PIXELS + "CST.dcn2.up_bn.", "pixels.cst.up2.bn."),
-    (PIXELS + "CST.dcn1.", "pixels.cst.deform1."),
-    (PIXELS + "CST.dcn2.", "pixels.cst.deform2."),
-    (PIXELS + "CST.cross_self_attn.cross_attn.attn.", "pixels.cst.cross."),
-    (PIXELS + "CST.cross_self_attn.self_attn.attn.", "pixels.cst.self_."),
-    (PIXELS + "CST.cross_self_attn.ffn1.layers.0.0.", "pixels.cst.ffn1.0."),
-    (PIXELS + "CST.cross_self_attn.ffn1.layers.1.", "pixels.cst.ffn1.2."),
-    (PIXELS + "CST.cross_self_attn.ffn2.layers.0.0.", "pixels.cst.ffn2.0."),
-    (PIXELS + "CST.cross_self_attn.ffn2.layers.1.", "pixels.cst.ffn2.2."),
-    (PIXELS + "RFB.deformaspp.", "pixels.rfb.fields."),
-    (PIXELS + "RFB.conv1.", "pixels.rfb.fuse."),
-    (PIXELS + "RFB.bn.", "pixels.rfb.bn1."),
-    (PIXELS + "RFB.upconv.", "pixels.rfb.up."),
-    (PIXELS + "RFB.bn2.", "pixels.rfb.bn2."),
-    (PIXELS + "edge_conv.", "pixels.edge."),
-    (PIXELS + "edge_rec.conv1.", "pixels.egf.reduce."),
-    (PIXELS + "edge_rec.dcn.", "pixels.egf.deform."),
-    (PIXELS + "edge_rec.conv2.", "pixels.egf.expand."),
-    (PIXELS + "edge_rec.norm.", "pixels.egf.bn."),
-    (PIXELS + "out.0.", "pixels.masks."),
-    (PIXELS + "out.1.", "pixels.memories.0."),
-    (PIXELS + "out.2.", "pixels.memories.1."),
-    (PIXELS + "out.3.", "pixels.memories.2."),
-    ("decode_head.transformer_decoder.post_norm.", "decoder.norm."),
-    ("decode_head.transformer_decoder.layers.", "decoder.layers."),
-    ("decode_head.query_feat.", "decoder.query."),
-    ("decode_head.query_embed.", "decoder.query_position."),
-    ("decode_head.level_embed.", "decoder.level."),
-    ("decode_head.cls_embed.", "decoder.to_class."),
-    ("decode_head.mask_embed.", "decoder.to_mask."),
-]
-# what differs behind the prefix
-ENDINGS = [
-    ("dcn_offset.", "offset."),
-    ("dcn.weight", "weight"),
-    ("dcn_bn.", "bn."),
-    ("self_attn.attn.", "self_."),
-    ("cross_attn.attn.", "cross."),
-    ("ffn.layers.0.0.", "ffn.0."),
-    ("ffn.layers.1.", "ffn.2."),
-    ("in_proj_weight", "in_proj.weight"),
-    ("in_proj_bias", "in_proj.bias"),
-]
 
 
-def our_key(official: str) -> str | None:
-    """The name of an official tensor in `MaSSFormerNet`, or None where there is none."""
-    for prefix, ours in PREFIXES:
-        if official.startswith(prefix):
-            rest = official[len(prefix) :]
-            for old, new in ENDINGS if not prefix.startswith("backbone") else ():
-                rest = rest.replace(old, new, 1)
-            return ours + rest
-    return None
+def _deformable(ours: str, official: str) -> list[tuple[str, str]]:
+    return [(f"{ours}.offset.", f"{official}.dcn_offset."), (f"{ours}.weight", f"{official}.dcn.weight"),
+            (f"{ours}.bn.", f"{official}.dcn_bn.")]  # fmt: skip
+
+
+def _attention(ours: str, official: str) -> list[tuple[str, str]]:
+    return [(f"{ours}.in_proj.weight", f"{official}.attn.in_proj_weight"),
+            (f"{ours}.in_proj.bias", f"{official}.attn.in_proj_bias"),
+            (f"{ours}.out_proj.", f"{official}.attn.out_proj.")]  # fmt: skip
+
+
+def _feed_forward(ours: str, official: str) -> list[tuple[str, str]]:
+    return [(f"{ours}.0.", f"{official}.layers.0.0."), (f"{ours}.2.", f"{official}.layers.1.")]
+
+
+def names(layers: int) -> list[tuple[str, str]]:
+    """(our name, official name) of every module or tensor, for a net with `layers` decoder layers."""
+    pairs = [("encoder.body.", "backbone."), ("pixels.context.", PIXELS + "conv_avg.")]
+    for i in range(4):
+        pairs.append((f"pixels.project.{i}.", f"{PIXELS}in_projections.{i}."))
+        pairs.append((f"pixels.gates.{i}.mlp.", f"{PIXELS}SEB.{3 - i}.mlp.0.mlp."))             # SEB.0 belongs to S4
+        pairs += _deformable(f"pixels.rfb.fields.{i}", f"{PIXELS}RFB.deformaspp.{i}")
+    for i in (1, 2):
+        pairs += _deformable(f"pixels.cst.deform{i}", f"{PIXELS}CST.dcn{i}")
+        pairs.append((f"pixels.cst.up{i}.conv.", f"{PIXELS}CST.dcn{i}.up_sample."))
+        pairs.append((f"pixels.cst.up{i}.bn.", f"{PIXELS}CST.dcn{i}.up_bn."))
+        pairs += _feed_forward(f"pixels.cst.ffn{i}", f"{PIXELS}CST.cross_self_attn.ffn{i}")
+    pairs += _attention("pixels.cst.cross", PIXELS + "CST.cross_self_attn.cross_attn")
+    pairs += _attention("pixels.cst.self_", PIXELS + "CST.cross_self_attn.self_attn")
+    pairs += _deformable("pixels.lse.deform", PIXELS + "LSE.dcn3")
+    pairs += _deformable("pixels.egf.deform", PIXELS + "edge_rec.dcn")
+    for ours, official in (
+        ("rfb.fuse", "RFB.conv1"), ("rfb.bn1", "RFB.bn"), ("rfb.up", "RFB.upconv"), ("rfb.bn2", "RFB.bn2"),
+        ("lse.plain", "LSE.cbn1"), ("lse.attend1", "LSE.conv1"), ("lse.attend2", "LSE.conv2"), ("lse.fuse", "LSE.cbn2"),
+        ("edge", "edge_conv"), ("egf.reduce", "edge_rec.conv1"), ("egf.expand", "edge_rec.conv2"), ("egf.bn", "edge_rec.norm"),
+        ("masks", "out.0"), ("memories.0", "out.1"), ("memories.1", "out.2"), ("memories.2", "out.3"),
+    ):  # fmt: skip
+        pairs.append((f"pixels.{ours}.", f"{PIXELS}{official}."))
+    for i in range(layers):
+        ours, official = f"decoder.layers.{i}", f"decode_head.transformer_decoder.layers.{i}"
+        pairs += _attention(f"{ours}.cross", f"{official}.cross_attn") + _attention(f"{ours}.self_", f"{official}.self_attn")
+        pairs += _feed_forward(f"{ours}.ffn", f"{official}.ffn") + [(f"{ours}.norms.", f"{official}.norms.")]
+    for ours, official in (
+        ("norm", "transformer_decoder.post_norm"), ("query", "query_feat"), ("query_position", "query_embed"),
+        ("level", "level_embed"), ("to_class", "cls_embed"), ("to_mask", "mask_embed"),
+    ):  # fmt: skip
+        pairs.append((f"decoder.{ours}.", f"decode_head.{official}."))
+    return pairs
+
+
+def official_names(net: MaSSFormerNet) -> dict[str, str]:
+    """{our tensor: official tensor} of a net with all its parts."""
+    pairs, found = names(len(net.decoder.layers)), {}
+    for key in net.state_dict():
+        ours, official = next(pair for pair in pairs if key.startswith(pair[0]))
+        found[key] = official + key[len(ours) :]
+    return found
 
 
 def convert(official: dict[str, Tensor], net: MaSSFormerNet, where: str = "checkpoint") -> None:
     """Fills `net` with official weights, strict both ways; a `UserError` names the first key that does not fit."""
     official = {key.removeprefix("module."): value for key, value in official.items()}
-    renamed = {our_key(key): key for key in official}
-    wanted = net.state_dict()
-    back = {key: key for key in wanted}
-    unexpected = [key for key in official if our_key(key) not in wanted]
-    missing = [back[key] for key in wanted if key not in renamed]
+    ours, wanted = official_names(net), net.state_dict()
+    unexpected = sorted(set(official) - set(ours.values()))
+    missing = [key for key in ours.values() if key not in official]
     if unexpected or missing:
         raise UserError(
             f"not a MaSSFormer checkpoint of this shape: {len(missing)} tensors missing (first: "
@@ -104,10 +88,10 @@ def convert(official: dict[str, Tensor], net: MaSSFormerNet, where: str = "check
             where,
             "give the file the authors publish for MaSSFormer",
         )
-    for ours, key in renamed.items():
-        if official[key].shape != wanted[ours].shape:
-            raise UserError(f"{key} is {tuple(official[key].shape)}, expected {tuple(wanted[ours].shape)}", where)
-    net.load_state_dict({ours: official[key] for ours, key in renamed.items()})
+    for mine, theirs in ours.items():
+        if official[theirs].shape != wanted[mine].shape:
+            raise UserError(f"{theirs} is {tuple(official[theirs].shape)}, expected {tuple(wanted[mine].shape)}", where)
+    net.load_state_dict({mine: official[theirs] for mine, theirs in ours.items()})
 
 
 def settings(official: dict[str, Tensor], where: str = "checkpoint") -> dict:

@@ -29,9 +29,9 @@ class Target:
         return cls(classes, (labels == classes[:, None, None]).float(), (labels == ignore).float())
 
 
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples, 0 outside. maps: N C h w, points: N P 2 -> N C P, in fp32."""
-    return F.grid_sample(maps.float(), 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
+def sample(maps: Tensor, points: Tensor, outside: str = "zeros") -> Tensor:
+    """Bilinear samples; outside the map 0 or (outside="border") its border. maps: N C h w, points: N P 2 -> N C P, fp32."""
+    return F.grid_sample(maps.float(), 2 * points[:, None] - 1, padding_mode=outside, align_corners=False)[:, :, 0]
 
 
 def edge_weight(masks: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Criterion:
             ]
             prefix = "" if layer == last else f"d{layer}."
             losses[prefix + "loss_cls"] = self.cls * self.class_loss(prediction.logits[layer], targets, pairs)
-            mask = dice = embeddings.sum() * 0
+            mask = dice = (embeddings.sum() + features[..., 0, 0].sum()) * 0      # a gradient, also where no mask is
             for b, (target, (queries, masks)) in enumerate(zip(targets, pairs)):
                 if len(queries):
                     logits = torch.einsum("nc,chw->nhw", embeddings[b, queries], features[b]).float()
@@ -132,9 +132,8 @@ class Criterion:
             return none, none
         points = torch.rand(1, self.points, 2, device=logits.device) if points is None else points
         x = embeddings.float() @ sample(features[None], points * extent)[0]                        # Q P
-        seen = sample(torch.cat([target.masks, target.ignored[None]])[None], points)[0]
-        valid = 1 - seen[-1:]                                                                      # 1 P
-        g = seen[:-1] * valid                                                                      # N P
+        valid = 1 - sample(target.ignored[None, None], points, "border")[0]                        # 1 P
+        g = sample(target.masks[None], points)[0] * valid                                          # N P
         s = x.sigmoid() * valid
         bce = (F.softplus(-x) @ g.T + F.softplus(x) @ (valid - g).T) / points.shape[1]             # Q N
         dice = 1 - (2 * s @ g.T + 1) / (s.sum(-1)[:, None] + g.sum(-1)[None] + 1)
@@ -161,7 +160,7 @@ class Criterion:
         anywhere = torch.rand(n, self.points - kept, 2, device=logits.device)
         x = sample(logits[:, None], candidates * extent)[:, 0]
         w = sample(weights[masks][:, None], candidates)[:, 0]
-        ignored = sample(target.ignored.expand(n, 1, -1, -1), candidates)[:, 0]
+        ignored = sample(target.ignored.expand(n, 1, -1, -1), candidates, "border")[:, 0]
         uncertainty = (-x.abs() * (1 - w)).masked_fill(ignored > 0.5, -torch.inf)
         best = uncertainty.topk(kept, 1).indices
         return torch.cat([candidates.gather(1, best[..., None].expand(-1, -1, 2)), anywhere], 1)
@@ -171,7 +170,6 @@ class Criterion:
     ) -> tuple[Tensor, Tensor]:
         """Mask and dice loss of one picture's pairs at their points, summed over pairs. logits: N h w, points: N P 2."""
         x = sample(logits[:, None], points * extent)[:, 0]                                         # N P
-        seen = torch.stack([target.masks[masks], weights[masks], target.ignored.expand(len(masks), -1, -1)], 1)
-        truth, weight, ignored = sample(seen, points).unbind(1)
-        valid = 1 - ignored
+        truth, weight = sample(torch.stack([target.masks[masks], weights[masks]], 1), points).unbind(1)
+        valid = 1 - sample(target.ignored.expand(len(masks), 1, -1, -1), points, "border")[:, 0]
         return mask_loss(x, truth, (1 + self.edge_lambda * weight) * valid), dice_loss(x, truth, valid)
