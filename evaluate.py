@@ -18,8 +18,6 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: dict) -> dict[str, float]:
     """Figures of `weights` on a split as fractions; also written beside the weights, or in `out`."""
-    from hydra.utils import instantiate
-
     from callbacks.trainer import build_trainer, judge
     from zoo import hub, report, runs
 
@@ -27,7 +25,7 @@ def run(cfg: dict) -> dict[str, float]:
         raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
     model = hub.load(cfg["weights"])
     cfg = runs.with_run_data(cfg)
-    data = instantiate(cfg["data"], seed=cfg["seed"], _convert_="all")
+    data = runs.make(cfg["data"], seed=cfg["seed"])
     if data.classes != model.classes:
         raise UserError(
             f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "
@@ -35,7 +33,7 @@ def run(cfg: dict) -> dict[str, float]:
             cfg["weights"],
             "judge on the data they were trained for",
         )
-    model.inference = instantiate(cfg["inference"], _convert_="all")
+    model.inference = runs.make(cfg["inference"])
 
     out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)
     trainer = build_trainer(cfg, out, training=False)

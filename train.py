@@ -18,8 +18,6 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: dict) -> dict[str, dict[str, float]]:
     """One run of a plain, resolved config. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
-    from hydra.utils import instantiate
-
     from callbacks.checkpoint import resume_point
     from callbacks.panels import save_panels
     from callbacks.trainer import build_trainer, fit, judge, start_seed
@@ -27,14 +25,14 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
 
     if cfg["resume"]:
         cfg = runs.resumed(cfg)
-    data = instantiate(cfg["data"], seed=cfg["seed"], _convert_="all")
+    data = runs.make(cfg["data"], seed=cfg["seed"])
     data.setup("fit")
     folder = runs.open_run(cfg, data.name)
     print(f"run: {folder}", flush=True)
 
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
-    model.inference = instantiate(cfg["inference"], _convert_="all")
+    model.inference = runs.make(cfg["inference"])
     if cfg["init"]:
         hub.initialise(model, cfg["init"])
 

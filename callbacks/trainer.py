@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
 
 from callbacks.checkpoint import AtomicIO, checkpoints
@@ -15,6 +14,7 @@ from callbacks.csv_log import CSVLog
 from callbacks.progress import progress
 from callbacks.reseed import Reseed
 from datamodules.errors import UserError
+from zoo.runs import make
 
 WHOLE = ("max_steps", "val_check_interval", "accumulate_grad_batches", "log_every_n_steps", "num_nodes")
 
@@ -38,7 +38,7 @@ def build_trainer(cfg: dict, folder: Path, training: bool = True) -> Trainer:
         raise UserError("no GPU is to be seen by torch", "trainer=gpu", "use trainer=cpu, or install a CUDA build of torch")
     interval = min(options["val_check_interval"], options["max_steps"])
     options["val_check_interval"] = interval * options["accumulate_grad_batches"]
-    return instantiate(
+    return make(
         options,
         default_root_dir=str(folder),
         callbacks=_callbacks(cfg, folder) if training else [],
@@ -54,7 +54,7 @@ def build_trainer(cfg: dict, folder: Path, training: bool = True) -> Trainer:
 
 
 def _callbacks(cfg: dict, folder: Path) -> list:
-    extra = [instantiate(c) for c in cfg["callbacks"].values() if c is not None]
+    extra = [make(c) for c in cfg["callbacks"].values() if c is not None]
     save = checkpoints(folder, cfg["save"]["monitor"], cfg["save"]["every"])
     return [Reseed(cfg["seed"]), progress(), *extra, *save]
 

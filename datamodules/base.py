@@ -220,10 +220,6 @@ class Whole(Dataset):
         return _guarded(lambda: self.source.read(index), self.source.names[index])
 
 
-def _settle_worker(_: int) -> None:
-    cv2.setNumThreads(1)                                     # as torch does: workers share the cores
-
-
 # -- the data module ---------------------------------------------------------------------------------------------------
 class SceneData(LightningDataModule):
     """Sources of scenes, made into loaders. A set states its classes and colours and defines `make_source(split)`.
@@ -289,9 +285,11 @@ class SceneData(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def loader(self, dataset: Dataset, order: Sampler, batch_size: int, collate: Callable = collate_scenes):
+        if self.workers:                                     # a forked worker hangs in what is left of OpenCV's threads
+            cv2.setNumThreads(1)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(dataset, batch_size, sampler=order, num_workers=self.workers, collate_fn=collate,
-                          persistent_workers=self.workers > 0, pin_memory=on_gpu, worker_init_fn=_settle_worker)
+                          persistent_workers=self.workers > 0, pin_memory=on_gpu)
 
 
 def choose_labelled(source: SceneSource, labelled: int | str, seed: int) -> Part:

@@ -12,6 +12,7 @@ from datamodules.samples import Scene
 
 PAD = (124, 116, 104)                  # ImageNet's mean colour: near 0 after most normalisations
 TRIES = 10                             # windows tried for cat_max_ratio, as in mmsegmentation
+LEAST = 2                              # torch 2.15's antialiased resize gives wrong pixels for an output 1 pixel wide
 GLANCE = 256                           # a window is judged on about this many rows and columns
 
 
@@ -96,7 +97,7 @@ class SceneTransform:
             length = min(side, max(1, round(crop / factor)))
             starts.append(int(rng.integers(side - length + 1)))
             lengths.append(length)
-            resized.append(crop if length < side else min(crop, max(1, round(side * factor))))
+            resized.append(crop if length < side else min(crop, max(LEAST, round(side * factor))))
         return Window(*starts, *lengths, tuple(resized), self.crop, flip)
 
     def is_varied(self, labels: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.files import sha256_of, write_bytes, write_text
+from zoo.runs import make
 
 WEIGHTS, RECIPE = "weights.safetensors", "model.yaml"
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
@@ -22,16 +23,8 @@ CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 def build(model: dict, classes: list[str], palette=None, ignore: int = 255):
     """The method of a plain config (with `_target_`) for these classes; it remembers what it was built from."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     recipe = {"model": model, "classes": list(classes), "palette": [list(c) for c in palette or []], "ignore": ignore}
-    try:
-        method = instantiate(model, classes=recipe["classes"], palette=palette, ignore=ignore, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, (UserError, ValueError)):
-            raise UserError(str(error.__cause__), "model") from error
-        raise
+    method = make(model, classes=recipe["classes"], palette=palette, ignore=ignore)
     method.recipe = recipe
     return method
 
@@ -62,11 +55,14 @@ def find(weights: str | Path) -> Path:
 
 
 def best_of(run: Path) -> tuple[dict[str, Tensor], Path]:
-    """State dict of a run's best checkpoint (its last where no best was kept), and its path."""
+    """State dict of a run's best checkpoint, or of its last where no best was kept or it is damaged; and its path."""
     for name in CHECKPOINTS:
         if (run / name).exists():
-            return read(run / name)[0], run / name
-    raise UserError("this run has saved no checkpoint", run, "let it run to save.every steps or longer")
+            try:
+                return read(run / name)[0], run / name
+            except UserError as error:
+                print(error)
+    raise UserError("this run has no checkpoint that can be read", run, "let it run to save.every steps or longer")
 
 
 def sha256(weights: str | Path) -> str:

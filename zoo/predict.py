@@ -60,15 +60,15 @@ def pictures(image: str) -> list[tuple[Path, str]]:
 
 def run(given: dict[str, str], cfg: dict) -> list[Path]:
     """Writes the outputs; a picture that cannot be read is said, and the others go on. Returns the mask files."""
-    from hydra.utils import instantiate
     from PIL import Image
 
     import zoo
+    from zoo.runs import make
     from zoo.visualize import encoded, legend, save_label_png, save_png
 
     todo, out = pictures(given["image"]), Path(given["out"])
     model = zoo.load(given["weights"], cfg["device"])
-    model.inference = instantiate(cfg["inference"], _convert_="all")
+    model.inference = make(cfg["inference"])
     write_text(out / "classes.txt", "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in zip(model.classes, model.palette)))
     save_png(out / "legend.png", legend(model.classes, model.palette))
     masks, failed = [], []

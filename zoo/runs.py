@@ -15,6 +15,22 @@ from datamodules.files import write_text
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
 
 
+def make(config: dict, **given):
+    """What a config's `_target_` builds, from plain containers; a mistake in its settings is one line."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(config, **given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, (ValueError, TypeError)):
+            raise UserError(str(cause), config["_target_"], "see the settings in config.yaml or --cfg job") from error
+        raise
+
+
 def open_run(config: dict, data: str) -> Path:
     """A new folder runs/<model>/<data>/<run> with its resolved config, or the one that `resume=` names."""
     if config["resume"]:
@@ -70,15 +86,16 @@ def resumed(cfg: dict) -> dict:
 
 
 def with_run_data(cfg: dict) -> dict:
-    """evaluate's config, with the data settings of the run its weights belong to where it names none of its own."""
-    if cfg["data"] is not None:
+    """evaluate's config with the data settings of the run its weights belong to, changed by `+data.key=value`;
+    `data=<set>` on the command line replaces them."""
+    if "_target_" in cfg["data"]:
         return cfg
     path = Path(cfg["weights"])
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "config.yaml").exists():
             run = read_config(folder)
-            return cfg | {"data": run["data"], "seed": run["seed"]}
-    raise UserError("these weights are not in a run folder, so their data are unknown", path, "add data=... data.root=...")
+            return cfg | {"data": run["data"] | cfg["data"], "seed": run["seed"]}
+    raise UserError("these weights are not in a run folder, so their data are unknown", path, "add data=<set> data.root=...")
 
 
 def environment() -> dict:

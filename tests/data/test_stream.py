@@ -2,6 +2,7 @@
 
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import Augmented, EvenSplit, Part, SceneData, Stream, Whole, choose_labelled, settle_labels
 from datamodules.errors import UserError
 from datamodules.samples import collate_scenes
+from datamodules.transforms import SceneTransform
 
 
 class Numbers:
@@ -150,6 +152,14 @@ def test_an_unreadable_file_in_a_worker_is_one_line_with_its_name(workers):
     assert str(caught.value) == "n3.jpg: not a whole picture; replace it"
 
 
+def test_workers_run_after_opencv_has_used_its_threads():
+    cv2.setNumThreads(4)
+    cv2.resize(np.zeros((3000, 3000, 3), np.uint8), (1500, 1500))
+    assert len(list(NumberData(workers=1).val_dataloader())) == 7
+    transformed = Augmented(Numbers(7), SceneTransform(900, (40, 50), colour=1.0, hue=18), 0)
+    assert len(list(NumberData(workers=1).loader(transformed, Stream(7, 0, 4), 2))) == 2
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_worker_keeps_its_type_and_names_the_sample(workers):
     with pytest.raises(ZeroDivisionError) as caught:
@@ -223,11 +233,11 @@ def test_more_than_255_classes_are_int32_with_minus_one_ignored():
 def test_labels_that_count_from_one_name_the_file_the_values_and_the_key():
     with pytest.raises(UserError) as caught:
         settled([0, 3, 150], 150)
-    assert str(caught.value) == ("m.png: labels up to 150 (0, 3, 150), but 150 classes (0..149); the set counts from 1; "
-                                 "add data.label_shift=-1")
+    assert str(caught.value) == ("m.png: labels up to 150 (0, 3, 150), but 150 classes (0..149); "
+                                 "the set counts from 1; add data.label_shift=-1")
 
 
-@pytest.mark.parametrize("values, said", [([0, 128], "data.white"), ([0, 1, 9], "class list"), ([300], "class list")])
+@pytest.mark.parametrize("values, said", [([0, 128], "white=1"), ([0, 1, 9], "class list")])
 def test_other_values_out_of_range_say_what_may_be_wrong(values, said):
     with pytest.raises(UserError, match=f"^m.png: labels up to .*{said}"):
         settled(values, 5)

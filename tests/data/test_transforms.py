@@ -50,6 +50,15 @@ def test_cutting_first_equals_resizing_the_whole_picture_and_cutting_then():
     assert torch.equal(cut_labels(source["labels"], window, 255), labels[8:40, 16:48].byte())
 
 
+@pytest.mark.parametrize("scale", [(0.01, 0.02), (0.4, 0.6), (2.0, 3.0)])
+def test_a_strip_one_pixel_wide_keeps_its_mean_colour(scale):
+    image = torch.arange(0, 240, 2, dtype=torch.uint8).view(3, 40, 1)
+    source = {"image": image, "labels": torch.zeros(40, 1, dtype=torch.uint8), "name": "", "size": (40, 1)}
+    out = transformed(0, source, crop=200, scale=scale)
+    known = out["labels"] == 0
+    assert (out["image"][:, known].float().mean(1) - image.float().mean((1, 2))).abs().max() <= 1
+
+
 def test_a_small_picture_is_padded_below_and_to_the_right():
     out = transformed(source=scene(24, 24), flip=0.0)
     assert (out["labels"][24:] == 255).all() and (out["labels"][:, 24:] == 255).all()

@@ -6,6 +6,7 @@ Letters: B pictures, C = inner width, D = 2C width of the transformer decoder, Q
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import timm
 import torch
@@ -24,8 +25,6 @@ from zoo.massformer.layers import (
 )
 
 STRIDES = (4, 8, 16, 32)
-WINDOW = 16                 # side of CST's attention windows, in positions of stride 16
-MULTIPLE = 16 * WINDOW      # so the padded picture is a multiple of 256
 
 
 class Encoder(nn.Module):
@@ -37,6 +36,9 @@ class Encoder(nn.Module):
         freeze_affine: the released recipe, weight and bias of the norms do not learn (running statistics do).
         """
         super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(get_close_matches(name, timm.list_models(), 3)) or "timm.list_models() lists them"
+            raise ValueError(f"timm has no encoder {name}; near names: {near}")
         options = {key: tuple(v) if isinstance(v, (list, tuple)) else v for key, v in (options or {}).items()}
         with torch.device("meta"):
             reductions = timm.create_model(name, features_only=True, **options).feature_info.reduction()
@@ -66,8 +68,9 @@ class Encoder(nn.Module):
 class CST(nn.Module):
     """Context from /32 to /16: a deformable layer, window attention of the coarse map on the fine one, another layer."""
 
-    def __init__(self, width: int, heads: int, hidden: int):
+    def __init__(self, width: int, heads: int, hidden: int, window: int):
         super().__init__()
+        self.window = window
         self.deform1, self.up1 = Deformable(width, width), Upsample(width)
         self.deform2, self.up2 = Deformable(width, width), Upsample(width)
         self.cross, self.self_ = Attention(width, heads), Attention(width, heads)
@@ -82,20 +85,19 @@ class CST(nn.Module):
     def attend(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """There is no layer norm here, and every window has the same position encoding."""
         B, C, H, W = coarse.shape
-        a, s = self.windows(coarse), self.windows(fine)                                 # B*windows 256 C
-        position = sine_position(WINDOW, WINDOW, C, a.device).to(a.dtype).flatten(1).T
+        n = self.window
+        a, s = self.windows(coarse), self.windows(fine)                                 # B*windows nn C
+        position = sine_position(n, n, C, a.device).to(a.dtype).flatten(1).T
         a = a + self.cross(a + position, s + position, s)
         a = a + self.ffn1(a)
         a = a + self.self_(a + position, a + position, a)
         a = a + self.ffn2(a)
-        a = a.view(B, H // WINDOW, W // WINDOW, WINDOW, WINDOW, C)
-        return a.permute(0, 5, 1, 3, 2, 4).reshape(B, C, H, W)
+        return a.view(B, H // n, W // n, n, n, C).permute(0, 5, 1, 3, 2, 4).reshape(B, C, H, W)
 
-    @staticmethod
-    def windows(x: Tensor) -> Tensor:
+    def windows(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        x = x.view(B, C, H // WINDOW, WINDOW, W // WINDOW, WINDOW)
-        return x.permute(0, 2, 4, 3, 5, 1).reshape(-1, WINDOW * WINDOW, C)
+        n = self.window
+        return x.view(B, C, H // n, n, W // n, n).permute(0, 2, 4, 3, 5, 1).reshape(-1, n * n, C)
 
 
 class PlainContext(nn.Module):
@@ -182,12 +184,15 @@ class PlainSum(nn.Module):
 class PixelDecoder(nn.Module):
     """Encoder maps to mask features at H/2, an edge map at H/2 and three memories at /32, /16, /8."""
 
-    def __init__(self, channels: list[int], width: int, heads: int, cst_hidden: int, cst: bool, rfb: bool, lse: bool, egf: bool):
+    def __init__(
+        self, channels: list[int], width: int, heads: int, cst_hidden: int, window: int,
+        cst: bool, rfb: bool, lse: bool, egf: bool,
+    ):  # fmt: skip
         super().__init__()
         self.project = nn.ModuleList(ConvBNReLU(c, width) for c in channels)            # S1..S4
         self.gates = nn.ModuleList(SqueezeGate(width) for _ in channels)                # S1..S4
         self.context = ConvBNReLU(channels[-1], width)
-        self.cst = CST(width, heads, cst_hidden) if cst else PlainContext()
+        self.cst = CST(width, heads, cst_hidden, window) if cst else PlainContext()
         self.rfb = RFB(width) if rfb else PlainFields()
         self.lse = LSE(width) if lse else PlainDetail()
         self.egf = EGF(width) if egf else PlainSum()
@@ -289,7 +294,7 @@ class Prediction:
 
 
 class MaSSFormerNet(nn.Module):
-    """The whole of Fig. 4. Any size works: zeros are padded right and bottom to multiples of 256 (CST's windows)."""
+    """The whole of Fig. 4. Any size works: zeros are padded right and bottom to multiples of 16 * window (256)."""
 
     def __init__(
         self,
@@ -304,21 +309,25 @@ class MaSSFormerNet(nn.Module):
         heads: int = 8,
         hidden: int = 2048,
         cst_hidden: int = 1024,
+        window: int = 16,
         cst: bool = True,
         rfb: bool = True,
         lse: bool = True,
         egf: bool = True,
     ):
-        """width: C; the decoder is 2C wide. hidden, cst_hidden: feed-forward widths. cst..egf=False: ablation rows."""
+        """width: C; the decoder is 2C wide. hidden, cst_hidden: feed-forward widths; window: side of CST's attention windows, in positions of stride 16.
+
+        cst..egf=False: ablation rows."""
         super().__init__()
         self.encoder = Encoder(encoder, encoder_weights, encoder_options, freeze_affine)
-        self.pixels = PixelDecoder(self.encoder.channels, width, heads, cst_hidden, cst, rfb, lse, egf)
+        self.pixels = PixelDecoder(self.encoder.channels, width, heads, cst_hidden, window, cst, rfb, lse, egf)
+        self.multiple = 16 * window
         self.decoder = TransformerDecoder(classes, 2 * width, queries, layers, heads, hidden)
 
     def forward(self, image: Tensor, auxiliary: bool = False) -> Prediction:
         """image: B 3 H W, normalised. auxiliary: keep what losses and pictures need beside the last layer's masks."""
         H, W = image.shape[-2:]
-        image = F.pad(image, (0, -W % MULTIPLE, 0, -H % MULTIPLE))
+        image = F.pad(image, (0, -W % self.multiple, 0, -H % self.multiple))
         features, edge, memories = self.pixels(image, self.encoder(image), edge=auxiliary)
         half = resize(features, [n // 2 for n in features.shape[-2:]])
         logits, embeddings = self.decoder(half, memories)
