@@ -38,21 +38,21 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
 
     results = report.read_results(folder)
     trainer = build_trainer(cfg, folder)
-    checkpoint = resume_point(folder)
     if cfg["untrained"] and "untrained" not in results:
         results["untrained"] = judge(trainer, model, data, "val")
         report.write_results(folder, results)
-    fit(trainer, model, data, checkpoint)
+    fit(trainer, model, data, resume_point(folder))
 
     hub.fit(model, *hub.best_of(folder))
     results["trained"] = judge(trainer, model, data, "val")
-    results["paper"] = report.published(model, data.name, "val")
-    source = {"run": str(folder), "seed": cfg["seed"], "data": data.name, **runs.environment()}
-    hub.export(model, folder, source)
-    report.write_results(folder, results, source)
-    report.print_table(f"{data.name} val", results)
-    print(f"picture: {save_panels(model, data.source('val'), folder / 'panels' / 'final.png')}")
-    print(f"figures: {folder / report.RESULTS}\nweights: {folder}")
+    if trainer.is_global_zero:
+        results["paper"] = report.published(model, data.name, "val")
+        source = {"run": str(folder), "seed": cfg["seed"], "data": data.name, **runs.environment()}
+        hub.export(model, folder, source)
+        report.write_results(folder, results, source)
+        report.print_table(f"{data.name} val", results)
+        print(f"picture: {save_panels(model, data.source('val'), folder / 'panels' / 'final.png')}")
+        print(f"figures: {folder / report.RESULTS}\nweights: {folder}")
     return results
 
 

@@ -63,9 +63,17 @@ def fit(trainer: Trainer, model, data, checkpoint: str | None) -> None:
     """Trains from the start or from a checkpoint, whose rows are kept in the log."""
     if checkpoint:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        trainer.logger.cut(step)
-        print(f"going on from step {step}", flush=True)
-    trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero:
+            trainer.logger.cut(step)
+            print(f"going on from step {step}", flush=True)
+    try:
+        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, with a status that looks like success or a crash
+        if trainer.is_global_zero:
+            print(f"stopped at step {trainer.global_step}; go on with: python train.py resume={trainer.default_root_dir}")
+        sys.stdout.flush()
+        sys.exit(143 if trainer.received_sigterm else 130)
+    trainer.strategy.barrier()                      # so that every process finds the checkpoints rank 0 wrote
 
 
 def judge(trainer: Trainer, model, data, split: str) -> dict[str, float]:
@@ -73,7 +81,7 @@ def judge(trainer: Trainer, model, data, split: str) -> dict[str, float]:
     data.setup({"val": "validate", "test": "test"}[split])
     work = {"val": trainer.validate, "test": trainer.test}[split]
     (figures,) = work(model, data, verbose=False)
-    return {key.removeprefix(f"{split}/"): value for key, value in figures.items()}
+    return {key.removeprefix(f"{split}/"): value for key, value in figures.items() if key != "step"}
 
 
 def _quiet() -> None:

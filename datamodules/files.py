@@ -29,8 +29,8 @@ LABELS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 def atomic(path):
     """A binary file to write to; it appears at `path` when the block ends well, and leaves nothing behind otherwise."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    make_folder(path.parent)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -42,6 +42,14 @@ def atomic(path):
         if disk_is_full(error):
             raise UserError("the disk is full", path, "free some space; nothing half-written is left") from error
         raise
+
+
+def make_folder(path) -> None:
+    """The folder and those above it; a place where none can be is one line."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"no folder can be made here ({error.strerror})", path, "give another place") from error
 
 
 def disk_is_full(error: BaseException | None) -> bool:
@@ -245,12 +253,26 @@ def load_torch_pickle(path):
         size = os.path.getsize(path)
         raise UserError(f"not a whole torch checkpoint (a zip archive is expected; {size} bytes)", path,
                         "download it again, or re-save an old-format file with a recent torch")
+    check_zip(path)
     reader = types.SimpleNamespace(__name__="tensors_only", Unpickler=_TensorUnpickler)
     try:
         return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
     except Exception as error:                               # torch raises nearly anything for a foreign or torn file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"not a readable torch checkpoint ({first})", path, "download it again") from error
+        raise UserError(f"not a readable torch checkpoint ({_first_line(error)})", path, "download it again") from error
+
+
+def check_zip(path) -> None:
+    """Refuses a .zip (so also what torch.save writes) whose content is not that of its checksums.
+
+    torch.load does not look at them: a flipped bit gives other weights without a word.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:                               # zipfile raises nearly anything for a damaged index
+        raise UserError(f"damaged ({_first_line(error)})", path, "copy or download it again") from error
+    if damaged is not None:
+        raise UserError(f"damaged ({damaged} has not its checksum)", path, "copy or download it again")
 
 
 # -- folders and zips --------------------------------------------------------------------------------------------------
@@ -277,7 +299,10 @@ class Tree:
 
     def archive(self) -> zipfile.ZipFile:
         if self._owner != os.getpid():                       # a forked worker must not share the file position
-            self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
+            try:
+                self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
+            except Exception as error:
+                raise UserError(f"a damaged .zip ({_first_line(error)})", self.root, "copy it again") from error
         return self._archive
 
     def names(self) -> list[str]:
@@ -294,8 +319,8 @@ class Tree:
             return (self.root / self.below / name).read_bytes()
         except (KeyError, FileNotFoundError) as error:
             raise UserError("missing", self.where(name)) from error
-        except zipfile.BadZipFile as error:
-            raise UserError(f"damaged in the .zip ({error})", self.where(name), "copy the .zip again") from error
+        except Exception as error:                           # a damaged .zip may raise nearly anything
+            raise UserError(f"cannot be read ({_first_line(error)})", self.where(name), "copy it again") from error
 
     def has(self, name: str) -> bool:
         """Whether there is a file or a folder of this name."""
@@ -358,7 +383,7 @@ def read_image(source, name: str = ""):
         try:
             whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             image = decode_image(whole, ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise _unreadable(name, error) from error
         return image if image.dtype == torch.uint8 else ((image.int() + 128) // 257).to(torch.uint8)
     return _read_with_pillow(data, name)
@@ -382,7 +407,9 @@ def _read_with_pillow(data: bytes, name: str):
                 white = Image.new("RGBA", picture.size, "white")
                 picture = Image.alpha_composite(white, picture)
             array = np.array(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:                               # a damaged picture may raise nearly anything
         raise _unreadable(name, error) from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
@@ -401,7 +428,7 @@ def read_labels(source, name: str = "", palette: list[tuple[int, int, int]] | No
     try:
         with Image.open(io.BytesIO(data)) as picture:
             mode, array = picture.mode, np.array(picture)    # P: indices
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:                               # a damaged picture may raise nearly anything
         raise _unreadable(name, error) from error
     if mode == "F":
         raise UserError("labels are floating-point numbers", name, "save whole numbers, 8 or 16 bit")
@@ -446,6 +473,12 @@ def _bytes_of(source, name: str) -> tuple[bytes, str]:
         return Path(source).read_bytes(), name or str(source)
     except FileNotFoundError as error:
         raise UserError("no such file", source) from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", source) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _may_be_transparent(data: bytes) -> bool:
@@ -454,7 +487,7 @@ def _may_be_transparent(data: bytes) -> bool:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    what = _first_line(error)
     if "," in what and ".cpp:" in what:                      # torchvision puts the C++ place in front
         what = what.split(", ")[-1]
     return UserError(f"not a whole picture ({what})", name, "replace the file, or remove it from the set")

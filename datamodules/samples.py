@@ -5,7 +5,7 @@ classes, int32 with -1 = ignore for more.
 """
 
 import json
-from typing import TypedDict
+from typing import TypedDict, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -105,19 +105,22 @@ def manifest_line(row: Made) -> str:
 
 def read_manifest(text: str, where="") -> list[Made]:
     """The rows of manifest.jsonl; a torn last line (a killed writer) is left out, any other bad line is an error."""
+    kinds = {key: get_origin(kind) or kind for key, kind in get_type_hints(Made).items()}
     rows, lines = [], text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):                         # no newline after it: never finished
                 break
             raise UserError(f"line {number} is not JSON ({error})", where, "remove the line") from error
         if not isinstance(row, dict) or (missing := Made.__required_keys__ - row.keys()):
             absent = sorted(missing) if isinstance(row, dict) else "everything"
             raise UserError(f"line {number} lacks {absent}", where, "write the folder with zoo.generate")
+        if wrong := sorted(key for key, kind in kinds.items() if not isinstance(row[key], kind)):
+            raise UserError(f"line {number}: {wrong[0]} is {row[wrong[0]]!r}", where, "write the folder with zoo.generate")
         rows.append(row)
     return rows
 
@@ -129,7 +132,9 @@ def read_classes(text: str, where="") -> tuple[list[str], list[tuple[int, int, i
         words = line.split()
         if not words:
             raise UserError(f"line {number} is empty", where, "its number is a label: remove it or name the class")
-        coloured = len(words) > 3 and all(w.isdigit() for w in words[-3:])
+        if not "".join(words).isprintable():
+            raise UserError(f"line {number} holds characters that cannot be shown", where, "save it as UTF-8 text")
+        coloured = len(words) > 3 and all(w.isdecimal() for w in words[-3:])
         if coloured and max(map(int, words[-3:])) > 255:
             raise UserError(f"line {number}: a colour goes from 0 to 255", where, f"correct {' '.join(words[-3:])}")
         names.append(" ".join(words[:-3] if coloured else words))

@@ -52,6 +52,7 @@ class Method(LightningModule):
         total = sum(losses.values())
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
+        self.log("step", float(self.global_step + 1))       # the row's place in the log; Lightning's own count drifts at a resume
         return total
 
     def configure_optimizers(self) -> dict:
@@ -139,6 +140,7 @@ class Segmenter(Method):
         """Sums are exchanged between processes inside compute(); nothing is averaged over ranks."""
         for name, value in self.metrics[split].compute().items():
             self.log(f"{split}/{name}", torch.as_tensor(value, dtype=torch.float64).float(), rank_zero_only=False)
+        self.log("step", float(self.global_step))
 
     @torch.inference_mode()
     def predict(self, picture: "str | Path | np.ndarray | Tensor") -> Segmentation:

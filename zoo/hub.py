@@ -80,7 +80,7 @@ def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            state, recipe = content["state_dict"], content.get("zoo", {})
+            state, recipe = content["state_dict"] | content.get("ema", {}), content.get("zoo", {})
     except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"this file cannot be read ({_first_line(error)})", path, "it is torn or not of this zoo") from error
     except Exception as error:  # torch raises pickle's own errors for foreign or damaged files

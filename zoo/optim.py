@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -64,3 +65,26 @@ class Optimisation:
             return shape(min(1.0, (step - self.warmup) / max(1, steps - self.warmup)))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+class Average:
+    """Exponential mean of what learns (values += (1 - decay) (weights - values)); frozen parts and buffers are not kept."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.values = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        for name, parameter in module.named_parameters():
+            if name in self.values:
+                self.values[name].lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self, module: nn.Module) -> None:
+        """Puts the mean into the module and keeps the module's weights; the same again undoes it."""
+        for name, parameter in module.named_parameters():
+            if name in self.values:
+                kept = parameter.clone()
+                parameter.copy_(self.values[name])
+                self.values[name] = kept

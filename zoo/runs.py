@@ -12,6 +12,7 @@ import yaml
 from datamodules.errors import UserError
 from datamodules.files import write_text
 
+RUN_FOLDER = "ZOO_RUN_FOLDER"
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
 
 
@@ -19,38 +20,65 @@ def make(config: dict, **given):
     """What a config's `_target_` builds, from plain containers; a mistake in its settings is one line."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    mistakes = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, MisconfigurationException)
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        if isinstance(cause, (ValueError, TypeError)):
-            raise UserError(str(cause), config["_target_"], "see the settings in config.yaml or --cfg job") from error
+        if isinstance(cause, mistakes):
+            what = str(cause) if isinstance(cause, (ValueError, TypeError)) else f"{type(cause).__name__}: {cause}"
+            raise UserError(what, config["_target_"], "see the settings in config.yaml or --cfg job") from error
         raise
 
 
 def open_run(config: dict, data: str) -> Path:
-    """A new folder runs/<model>/<data>/<run> with its resolved config, or the one that `resume=` names."""
+    """A new folder runs/<model>/<data>/<run> with its resolved config, or the one that `resume=` names.
+
+    Of several processes the first makes it; the others find its name in the environment (processes that Lightning
+    starts) or agree on one by the launcher's job (torchrun, SLURM).
+    """
     if config["resume"]:
         return Path(config["resume"])
+    if rank() and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
     room = config["model"]["_target_"].split(".")[1]
     parent = Path(config["runs"]) / room / data
-    name = config["run"] or time.strftime("%Y-%m-%d_%H-%M-%S")
+    name = config["run"] or job() or time.strftime("%Y-%m-%d_%H-%M-%S")
+    if rank():
+        return parent / name
     folder, count = parent / name, 1
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=False)
             break
         except FileExistsError:
-            if config["run"]:
+            if config["run"] or job():
                 mend = f"take another run=..., or go on with resume={folder}"
                 raise UserError("a run of this name exists", folder, mend) from None
             count += 1
             folder = parent / f"{name}_{count}"
+    os.environ[RUN_FOLDER] = str(folder)
     save_config(folder, config)
     return folder
+
+
+def rank() -> int:
+    """This process among those of its run, before any process group exists."""
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+
+
+def job() -> str | None:
+    """A name all processes of a launcher's job share; None where there is no launcher."""
+    for name, prefix in (("TORCHELASTIC_RUN_ID", "torchrun"), ("SLURM_JOB_ID", "slurm")):
+        if os.environ.get(name, "none") != "none":
+            return f"{prefix}_{os.environ[name][:12]}"
+    return None
 
 
 def save_config(folder: Path, config: dict) -> None:

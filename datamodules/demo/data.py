@@ -5,7 +5,6 @@ scene and every run sees the same world.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,24 +30,23 @@ Draw = Callable[[int, int, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
 class DemoSource:
     """`count` scenes of `size` (H, W), from index `first` on; draw gives image H W 3 and labels H W.
 
-    Small scenes are kept once drawn (`kept` of them at most, 4 bytes a pixel), since drawing one costs a training step's time.
+    The first `kept` scenes are kept once drawn (4 bytes a pixel), since drawing one takes as long as a training step.
     """
 
     def __init__(self, draw: Draw, first: int, count: int, size: tuple[int, int], kept: int):
         self.draw, self.first, self.count, self.size = draw, first, count, size
-        self.drawn = lru_cache(maxsize=kept)(self._draw)
+        self.kept, self.drawn = kept, {}
         self.names = [f"scene_{index}" for index in range(first, first + count)]
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, index: int) -> Scene:
-        image, labels = self.drawn(index)
+        image, labels = self.drawn.get(index) or self.draw(WORLD_SEED, self.first + index, self.size)
+        if len(self.drawn) < self.kept:
+            self.drawn[index] = image, labels
         return {"image": torch.tensor(image).permute(2, 0, 1), "labels": torch.tensor(labels),
                 "name": self.names[index], "size": self.size}
-
-    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.draw(WORLD_SEED, self.first + index, self.size)
 
 
 def draw_objects(seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,4 +79,5 @@ class DemoScenes(SceneData):
         count = self.counts[split]
         if not 0 < count <= stop - first:
             raise UserError(f"{count} scenes", f"data.n_{split}", f"give 1 to {stop - first}")
-        return DemoSource(self.draw, first, count, self.size, kept=KEPT_BYTES // (4 * self.size[0] * self.size[1]))
+        kept = KEPT_BYTES // (4 * self.size[0] * self.size[1])
+        return DemoSource(self.draw, first, count, self.size, kept)
