@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
@@ -75,5 +76,5 @@ class MaSSFormer(Segmenter):
     @torch.inference_mode()
     def panel(self, image: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
         out = self.net(self.normalise(image[None].to(self.device)), auxiliary=True)
-        h, w = ((n + 1) // 2 for n in out.size)
-        return super().panel(image, labels) | {"edge": heat(out.edge[0, 0, :h, :w].sigmoid().float().cpu().numpy())}
+        edge = F.interpolate(out.edge.float(), out.padded, mode="bilinear")[0, 0, : out.size[0], : out.size[1]].sigmoid()
+        return super().panel(image, labels) | {"edge": heat(edge.cpu().numpy())}
