@@ -21,6 +21,7 @@ def run(cfg: dict) -> dict[str, float]:
     from callbacks.trainer import build_trainer, judge
     from zoo import hub, report, runs
 
+    runs.check(cfg)
     if not cfg["weights"]:
         raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
     model = hub.load(cfg["weights"])

@@ -23,21 +23,19 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     from callbacks.trainer import build_trainer, fit, judge, start_seed
     from zoo import hub, report, runs
 
-    if cfg["resume"]:
-        cfg = runs.resumed(cfg)
+    cfg = runs.resumed(cfg) if cfg["resume"] else runs.check(cfg)
     data = runs.make(cfg["data"], seed=cfg["seed"])
     data.setup("fit")
-    folder = runs.open_run(cfg, data.name)
-    print(f"run: {folder}", flush=True)
-
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
     model.inference = runs.make(cfg["inference"])
     if cfg["init"]:
         hub.initialise(model, cfg["init"])
 
+    with runs.opened(cfg, data.name) as folder:
+        trainer = build_trainer(cfg, folder)
+    print(f"run: {folder}", flush=True)
     results = report.read_results(folder)
-    trainer = build_trainer(cfg, folder)
     if cfg["untrained"] and "untrained" not in results:
         results["untrained"] = judge(trainer, model, data, "val")
         report.write_results(folder, results)

@@ -6,6 +6,8 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.wandb_log import WandbLog
+from zoo.base import Segmenter
 from zoo.visualize import beside, legend, panel, save_png, shrink, stack
 
 MAX_SIDE = 512
@@ -36,9 +38,14 @@ class Panels(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer, module) -> None:
-        if not trainer.sanity_checking and self.count:
+        judging_the_best = trainer.state.fn != "fit" and trainer.global_step > 0     # its picture is another one
+        if self.count and not judging_the_best:
             source = trainer.datamodule.source("val")
-            picture = panel_picture(module, source, self.indices(len(source)))
+            indices = self.indices(len(source))
+            picture = panel_picture(module, source, indices)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLog) and isinstance(module, Segmenter):
+                    logger.log_panels(module, source, indices, trainer.global_step)
             self.path = Path(trainer.default_root_dir) / "panels" / f"step_{trainer.global_step:07d}.png"
             save_png(self.path, picture)
 

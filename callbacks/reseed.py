@@ -12,7 +12,11 @@ class Reseed(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer, module, batch, index) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        loop = trainer.fit_loop.epoch_loop
+        done = loop.batch_progress.total.processed
+        # Lightning validates and logs by these two, which are wrong after some resumes (stopped within a step, say)
+        loop.batch_progress.total.ready = done + 1
+        loop._batches_that_stepped = done // trainer.accumulate_grad_batches
         a, b, c = np.random.SeedSequence((self.seed, trainer.global_rank, done)).generate_state(3)
         random.seed(int(a))
         np.random.seed(int(b))

@@ -13,6 +13,7 @@ from callbacks.checkpoint import AtomicIO, checkpoints
 from callbacks.csv_log import CSVLog
 from callbacks.progress import progress
 from callbacks.reseed import Reseed
+from callbacks.throughput import Throughput
 from datamodules.errors import UserError
 from zoo.runs import make
 
@@ -41,14 +42,14 @@ def build_trainer(cfg: dict, folder: Path, training: bool = True) -> Trainer:
     return make(
         options,
         default_root_dir=str(folder),
-        callbacks=_callbacks(cfg, folder) if training else [],
-        logger=CSVLog(folder) if training else False,
+        callbacks=_callbacks(cfg, folder) if training else [progress(None)],
+        logger=_loggers(cfg, folder) if training else False,
         plugins=[AtomicIO()],
         enable_checkpointing=training,
         check_val_every_n_epoch=None,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=training and sys.stdout.isatty(),
+        enable_progress_bar=False,          # ours is a plain callback
         num_sanity_val_steps=0,
     )
 
@@ -56,16 +57,21 @@ def build_trainer(cfg: dict, folder: Path, training: bool = True) -> Trainer:
 def _callbacks(cfg: dict, folder: Path) -> list:
     extra = [make(c) for c in cfg["callbacks"].values() if c is not None]
     save = checkpoints(folder, cfg["save"]["monitor"], cfg["save"]["every"])
-    return [Reseed(cfg["seed"]), progress(), *extra, *save]
+    return [Reseed(cfg["seed"]), progress(cfg["save"]["monitor"]), *extra, Throughput(), *save]
+
+
+def _loggers(cfg: dict, folder: Path) -> list:
+    return [CSVLog(folder), *(make(c, folder=folder) for c in cfg["logger"].values())]
 
 
 def fit(trainer: Trainer, model, data, checkpoint: str | None) -> None:
     """Trains from the start or from a checkpoint, whose rows are kept in the log."""
+    step = 0
     if checkpoint:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         if trainer.is_global_zero:
-            trainer.logger.cut(step)
             print(f"going on from step {step}", flush=True)
+    trainer.logger.cut(step)
     try:
         trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, with a status that looks like success or a crash
@@ -80,7 +86,9 @@ def judge(trainer: Trainer, model, data, split: str) -> dict[str, float]:
     """The evaluator's figures on val or test, as fractions."""
     data.setup({"val": "validate", "test": "test"}[split])
     work = {"val": trainer.validate, "test": trainer.test}[split]
+    loggers, trainer.loggers = trainer.loggers, []  # the log is the training's: its last row stays what it was
     (figures,) = work(model, data, verbose=False)
+    trainer.loggers = loggers
     return {key.removeprefix(f"{split}/"): value for key, value in figures.items() if key != "step"}
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.errors import UserError
 from datamodules.files import LABELS, PICTURES, Tree, read_image, read_labels
 from datamodules.samples import Scene, collate_scenes, ignore_of
-from datamodules.transforms import SceneTransform
+from datamodules.transforms import Range, SceneTransform, Size
 
 say = rank_zero_only(print)
 
@@ -229,10 +229,13 @@ class SceneData(LightningDataModule):
     A method may set `wrap`, a function from the training Dataset to the one that is loaded.
     """
 
-    def __init__(self, name: str, classes: list[str], palette: list[tuple[int, int, int]], crop, batch_size: int,
-                 val_batch_size: int = 1, workers: int = 0, seed: int = 0, scale=(0.5, 2.0), flip: float = 0.5,
+    def __init__(self, name: str, classes: list[str], palette: list[tuple[int, int, int]], crop: Size, batch_size: int,
+                 val_batch_size: int = 1, workers: int = 0, seed: int = 0, scale: Range = (0.5, 2.0), flip: float = 0.5,
                  colour: float = 0.5, cat_max_ratio: float = 0.75, labelled: int | str | None = None):
         super().__init__()
+        for key, count in (("batch_size", batch_size), ("val_batch_size", val_batch_size), ("workers", workers + 1)):
+            if count < 1:
+                raise UserError("too few", f"data.{key}", f"give {int(key != 'workers')} or more")
         self.name, self.classes, self.palette = name, list(classes), list(palette)
         self.num_classes, self.ignore = len(classes), ignore_of(len(classes))
         self.batch_size, self.val_batch_size = batch_size, val_batch_size

@@ -10,16 +10,21 @@ import json
 import os
 import pickle
 import re
+import struct
+import time
 import types
 import urllib.error
 import urllib.request
 import uuid
 import zipfile
+import zlib
 from pathlib import Path
 
 from datamodules.errors import UserError
 
 CHUNK = 1 << 20
+BUSY = (429, 500, 502, 503, 504)
+PAUSE = 1.0     # seconds before a busy server is asked again
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABELS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -136,15 +141,18 @@ def _verify(path: Path, where, sha256: str | None, size: int | None, mend: str) 
 
 
 def _fetch(url: str, file, resume: bool, tries: int = 3) -> None:
-    """Append to the open .part `file` what it lacks of `url`; a connection that breaks is taken up again."""
+    """Append to the .part `file` what it lacks of `url`; a connection that breaks or a busy server is tried again."""
     if not resume:
         file.truncate(0)
-    for _ in range(tries):
+    for left in reversed(range(tries)):
         done = file.seek(0, os.SEEK_END)
         try:
             total = _receive(url, file, done)
         except urllib.error.HTTPError as error:
             total = _total_of(error)
+            if error.code in BUSY and left:
+                time.sleep(PAUSE)
+                continue
             if error.code != 416:
                 raise UserError(f"the server answers {error.code} {error.reason}", url, "check the address") from error
             if total != done:                                # what we have is no beginning of today's file
@@ -180,7 +188,7 @@ def _total_of(answer) -> int | None:
     """The whole file's length, from a 206's or 416's Content-Range or a 200's Content-Length."""
     span = re.search(r"/(\d+)$", answer.headers.get("Content-Range") or "")
     length = span[1] if span else answer.headers.get("Content-Length")
-    return int(length) if length else None
+    return int(length) if length and length.isdecimal() else None
 
 
 # -- pickles -----------------------------------------------------------------------------------------------------------
@@ -322,6 +330,13 @@ class Tree:
         except Exception as error:                           # a damaged .zip may raise nearly anything
             raise UserError(f"cannot be read ({_first_line(error)})", self.where(name), "copy it again") from error
 
+    def text(self, name: str) -> str:
+        """A UTF-8 file's text."""
+        try:
+            return self.open(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"not UTF-8 text (byte {error.start})", self.where(name), "save it as UTF-8") from error
+
     def has(self, name: str) -> bool:
         """Whether there is a file or a folder of this name."""
         if not self.zipped:
@@ -373,19 +388,19 @@ def _hidden(name: str) -> bool:
 def read_image(source, name: str = ""):
     """A picture file (its path or bytes) as uint8 tensor [3, H, W], RGB, turned as its EXIF data say.
 
-    Transparency is laid over white, 16 bit becomes 8, CMYK, palette and grey become RGB. `name` is for error lines.
+    Transparency is laid over white, 16 bit becomes 8, CMYK, palette and grey become RGB; a colour profile is not
+    applied. `name` is for error lines. Only JPEG is torchvision's: its PNG decoder dies (SIGSEGV) of a damaged file.
     """
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
     data, name = _bytes_of(source, name)
-    if data[:2] == b"\xff\xd8" or (data[:4] == b"\x89PNG" and not _may_be_transparent(data)):
+    if data[:3] == b"\xff\xd8\xff":
         try:
             whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            image = decode_image(whole, ImageReadMode.RGB, apply_exif_orientation=True)
+            return decode_image(whole, ImageReadMode.RGB, apply_exif_orientation=True)
         except (RuntimeError, ValueError) as error:
             raise _unreadable(name, error) from error
-        return image if image.dtype == torch.uint8 else ((image.int() + 128) // 257).to(torch.uint8)
     return _read_with_pillow(data, name)
 
 
@@ -394,6 +409,7 @@ def _read_with_pillow(data: bytes, name: str):
     import torch
     from PIL import Image, ImageOps
 
+    _check_png(data, name)
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture = ImageOps.exif_transpose(picture)
@@ -425,6 +441,7 @@ def read_labels(source, name: str = "", palette: list[tuple[int, int, int]] | No
     from PIL import Image
 
     data, name = _bytes_of(source, name)
+    _check_png(data, name)
     try:
         with Image.open(io.BytesIO(data)) as picture:
             mode, array = picture.mode, np.array(picture)    # P: indices
@@ -481,9 +498,19 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _may_be_transparent(data: bytes) -> bool:
-    """Of a PNG: an alpha channel, or a transparent colour (which stands before the pixels)."""
-    return data[25:26] in (b"\4", b"\6") or data.find(b"tRNS", 0, data.find(b"IDAT")) >= 0
+def _check_png(data: bytes, name: str) -> None:
+    """Refuses a PNG that ends early or has a part without its checksum; Pillow does not look at those of the pixels."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return
+    view, at, kind = memoryview(data), 8, b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            raise _unreadable(name, EOFError("it ends early"))
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if zlib.crc32(view[at + 4:end]) != int.from_bytes(view[end:end + 4], "big"):
+            raise _unreadable(name, ValueError(f"its part at byte {at} has not its checksum"))
+        at = end + 4
 
 
 def _unreadable(name: str, error: Exception) -> UserError:

@@ -12,6 +12,7 @@ from datamodules.base import SceneData, SceneFiles, pair_by_stem, say
 from datamodules.errors import UserError
 from datamodules.files import Tree, read_labels
 from datamodules.samples import CLASSES, IMAGES, MASKS, default_palette, read_classes
+from datamodules.transforms import Range, Size
 
 LOOKED_AT = 8                          # masks looked at for black and white, which raises no error later
 DRAW = (0, 3, 1)                       # seeds the draw of the validation pictures
@@ -25,18 +26,20 @@ class FolderScenes(SceneData):
     val_share: what is drawn for validation where there is no images/val.
     """
 
-    def __init__(self, root: str, crop, batch_size: int, val_batch_size: int = 1, workers: int = 0, seed: int = 0,
-                 scale=(0.5, 2.0), flip: float = 0.5, colour: float = 0.5, cat_max_ratio: float = 0.75,
-                 labelled: int | str | None = None, label_shift: int = 0, white: int | None = None,
-                 val_share: float = 0.2):
+    def __init__(self, root: str, crop: Size, batch_size: int, val_batch_size: int = 1, workers: int = 0,
+                 seed: int = 0, scale: Range = (0.5, 2.0), flip: float = 0.5, colour: float = 0.5,
+                 cat_max_ratio: float = 0.75, labelled: int | str | None = None, label_shift: int = 0,
+                 white: int | None = None, val_share: float = 0.2):
         self.tree = Tree(root).down(IMAGES)
         if not self.tree.has(CLASSES):
             raise UserError("no classes.txt", self.tree, "write one class a line; its number, from 0, is the label")
-        names, self.colours = read_classes(self.tree.open(CLASSES).decode("utf-8-sig"), self.tree.where(CLASSES))
+        names, self.colours = read_classes(self.tree.text(CLASSES), self.tree.where(CLASSES))
         super().__init__(self.tree.root.resolve().stem, names, self.colours or default_palette(len(names)), crop,
                          batch_size, val_batch_size, workers, seed, scale, flip, colour, cat_max_ratio, labelled)
         if white not in (None, 255, *range(len(names))):
             raise UserError(f"no class {white}", "data.white", f"give 0 to {len(names) - 1}, or 255 for ignored")
+        if not 0 < val_share < 1:
+            raise UserError(f"{val_share} is not between 0 and 1", "data.val_share", "0.2 draws a fifth of the set")
         self.label_shift, self.white, self.val_share = label_shift, white, val_share
 
     def make_source(self, split: str) -> SceneFiles:

@@ -12,6 +12,7 @@ Decoding a 4K JPEG costs more than everything else of a sample: see `python -m d
 from datamodules.base import SceneData, SceneFiles, pair_by_stem
 from datamodules.errors import UserError
 from datamodules.files import Tree
+from datamodules.transforms import Range, Size
 
 CLASSES = ["others", "person", "building", "tree", "ground", "sky", "water"]
 PALETTE = [(0, 0, 0), (255, 0, 0), (64, 34, 64), (0, 255, 0), (93, 64, 0), (0, 0, 255), (0, 255, 255)]
@@ -20,9 +21,9 @@ PALETTE = [(0, 0, 0), (255, 0, 0), (64, 34, 64), (0, 255, 0), (93, 64, 0), (0, 0
 class Mass13kScenes(SceneData):
     """MaSS13K below `root` (a folder or a .zip): random crops for training, whole photographs for evaluation."""
 
-    def __init__(self, root: str, crop=1024, batch_size: int = 2, val_batch_size: int = 1, workers: int = 4,
-                 seed: int = 0, scale=(0.5, 2.0), flip: float = 0.5, colour: float = 0.5, cat_max_ratio: float = 0.75,
-                 labelled: int | str | None = None):
+    def __init__(self, root: str, crop: Size = 1024, batch_size: int = 2, val_batch_size: int = 1, workers: int = 4,
+                 seed: int = 0, scale: Range = (0.5, 2.0), flip: float = 0.5, colour: float = 0.5,
+                 cat_max_ratio: float = 0.75, labelled: int | str | None = None):
         super().__init__("mass13k", CLASSES, PALETTE, crop, batch_size, val_batch_size, workers, seed, scale, flip,
                          colour, cat_max_ratio, labelled)
         self.tree = Tree(root).down("annotations")

@@ -5,6 +5,7 @@ classes, int32 with -1 = ignore for more.
 """
 
 import json
+import re
 from typing import TypedDict, get_origin, get_type_hints
 
 import torch
@@ -120,7 +121,8 @@ def read_manifest(text: str, where="") -> list[Made]:
             absent = sorted(missing) if isinstance(row, dict) else "everything"
             raise UserError(f"line {number} lacks {absent}", where, "write the folder with zoo.generate")
         if wrong := sorted(key for key, kind in kinds.items() if not isinstance(row[key], kind)):
-            raise UserError(f"line {number}: {wrong[0]} is {row[wrong[0]]!r}", where, "write the folder with zoo.generate")
+            what = f"line {number}: {wrong[0]} is {row[wrong[0]]!r}"
+            raise UserError(what, where, "write the folder with zoo.generate")
         rows.append(row)
     return rows
 
@@ -128,12 +130,12 @@ def read_manifest(text: str, where="") -> list[Made]:
 def read_classes(text: str, where="") -> tuple[list[str], list[tuple[int, int, int]] | None]:
     """classes.txt: one class a line, `name` or `name r g b`; the line number, from 0, is the label. Names, colours."""
     names, colours = [], []
-    for number, line in enumerate(text.rstrip().splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text.rstrip()) if text.strip() else [], 1):
         words = line.split()
         if not words:
             raise UserError(f"line {number} is empty", where, "its number is a label: remove it or name the class")
-        if not "".join(words).isprintable():
-            raise UserError(f"line {number} holds characters that cannot be shown", where, "save it as UTF-8 text")
+        if control := re.search(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", line):
+            raise UserError(f"line {number} holds {control[0]!r}", where, "save it as UTF-8 text")
         coloured = len(words) > 3 and all(w.isdecimal() for w in words[-3:])
         if coloured and max(map(int, words[-3:])) > 255:
             raise UserError(f"line {number}: a colour goes from 0 to 255", where, f"correct {' '.join(words[-3:])}")

@@ -8,12 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.errors import UserError
 from datamodules.samples import Scene
 
+Size = int | tuple[int, int]           # of a square, or (height, width)
+Range = tuple[float, float]
 PAD = (124, 116, 104)                  # ImageNet's mean colour: near 0 after most normalisations
 TRIES = 10                             # windows tried for cat_max_ratio, as in mmsegmentation
 LEAST = 2                              # torch 2.15's antialiased resize gives wrong pixels for an output 1 pixel wide
 GLANCE = 256                           # a window is judged on about this many rows and columns
+
+
+def sides(size: Size, key: str) -> tuple[int, int]:
+    """(height, width) of a setting that may be one number."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise UserError(f"{size} pixels", key, "give one positive number, or [height, width]")
+    return height, width
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,14 @@ class SceneTransform:
     more than this share is drawn again. hue: largest turn in degrees (0: none; it is the dearest of the changes).
     """
 
-    def __init__(self, crop, scale=(1.0, 1.0), flip: float = 0.5, colour: float = 0.5, cat_max_ratio: float = 0.75,
-                 ignore: int = 255, hue: float = 0.0):
-        self.crop = (int(crop), int(crop)) if isinstance(crop, int) else tuple(int(side) for side in crop)
+    def __init__(self, crop: Size, scale: Range = (1.0, 1.0), flip: float = 0.5, colour: float = 0.5,
+                 cat_max_ratio: float = 0.75, ignore: int = 255, hue: float = 0.0):
+        self.crop = sides(crop, "data.crop")
+        if not 0 < scale[0] <= scale[1]:
+            raise UserError(f"{list(scale)} is no range", "data.scale", "give [lowest, highest], say [0.5, 2.0]")
+        for key, share in (("flip", flip), ("colour", colour), ("cat_max_ratio", cat_max_ratio)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{share} is not between 0 and 1", f"data.{key}", "it is a probability or a share")
         self.scale, self.flip, self.colour = tuple(scale), flip, colour
         self.cat_max_ratio, self.ignore, self.hue = cat_max_ratio, ignore, hue
 

@@ -1,12 +1,13 @@
 """Official files by name (hub.yaml): fetched into one folder a name, checked, and taken down with their licence.
 
-The folder is ~/.cache/segmentation-zoo/<name> (ZOO_CACHE names another place for the first part). `origin.yaml` in it is
-written last: it lists size and sha256 of each file, so a folder without it is not finished.
+The folder is ~/.cache/segmentation-zoo/<name>, or <ZOO_CACHE>/<name>. Its `origin.yaml` is written last: it lists size
+and sha256 of each file, so a folder without it is not finished.
 """
 
 import difflib
 import os
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from datamodules.files import download, offline, sha256_of, write_text
 LIST = Path(__file__).with_name("hub.yaml")
 RECORD = "origin.yaml"
 NOTHING_YET, NOT_NEEDED = "nothing yet", "not needed"
+CONVERTED = "converted"                                      # the export that a converter made, in the same folder
 
 
 def entries() -> dict[str, dict]:
@@ -27,7 +29,8 @@ def entry_of(name: str) -> dict:
     known = entries()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise UserError("no such name in the hub", name, f"did you mean {near[0]}?" if near else "see python -m zoo.hub list")
+        hint = f" ({near[0]}?)" if near else ""
+        raise UserError("no such name in zoo/hub.yaml", name, f"see python -m zoo.hub list{hint}")
     return known[name]
 
 
@@ -39,15 +42,24 @@ def get(name: str) -> Path:
     """The file of `name`, or the folder of its files; fetched and checked if it is not there yet."""
     entry, folder = entry_of(name), folder_of(name)
     record = _record(folder)
-    if record is None or _damage(folder, record, entry):
-        source = _fetch(name, entry, folder)
-        names = _present(folder, entry)
+    if record is None:
         about = {key: entry[key] for key in ("what", "origin", "licence")}
-        record = {"name": name, **about, **source, "date": time.strftime("%Y-%m-%d"), "files": _measured(folder, names)}
+        record = {"name": name, **about, **_fetch(name, entry, folder), "date": time.strftime("%Y-%m-%d")}
+        record["files"] = _measured(folder, _present(folder, entry))
         if wrong := _damage(folder, record, entry):
             raise UserError(wrong, folder, f"remove it and run python -m zoo.hub get {name} again")
         write_text(folder / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    elif wrong := _damage(folder, record, entry):
+        raise UserError(wrong, folder, _mend(name))
     return folder if len(record["files"]) > 1 else folder / next(iter(record["files"]))
+
+
+def conversion(name: str, path: Path) -> str:
+    """The command that makes our export of a download, or that there is none."""
+    converter = entry_of(name)["converter"]
+    if converter in (NOTHING_YET, NOT_NEEDED):
+        return f"converter: {converter}"
+    return f"python -m {converter} {path} {folder_of(name) / CONVERTED}"
 
 
 def state(name: str, thorough: bool = True) -> str:
@@ -71,8 +83,7 @@ def verify(name: str | None = None) -> None:
         print(f"{n}: {s}")
     damaged = [n for n, s in found.items() if s.startswith("damaged")]
     if damaged:
-        mend = f"remove {folder_of(damaged[0])} and run python -m zoo.hub get {damaged[0]} again"
-        raise UserError(f"{len(damaged)} of {len(found)} damaged", ", ".join(damaged), mend)
+        raise UserError(f"{len(damaged)} of {len(found)} damaged", ", ".join(damaged), _mend(damaged[0]))
     if not found:
         print(f"nothing in {folder_of('')}")
 
@@ -99,15 +110,21 @@ def readable(size: int | str) -> str:
 # -- fetching ----------------------------------------------------------------------------------------------------------
 def _fetch(name: str, entry: dict, folder: Path) -> dict[str, str]:
     """Brings the files into the folder; what the record says of where they come from."""
-    if _present(folder, entry) and "url" not in entry:       # put there by hand
+    here = _present(folder, entry)
+    begun = (folder / ".cache").exists()                     # by the hub's library, which knows what is still missing
+    if here and "url" not in entry and (offline() or not begun):
         _announce(name, entry)
         return {"from": "put there by hand"}
     if "by_hand" in entry:
         files = ", ".join(entry["files"])
         raise UserError(f"to be fetched by hand: {entry['by_hand']}", name, f"put {files} into {folder}")
-    if offline():
-        raise UserError("not here, and offline mode is set", name,
-                        f"unset ZOO_OFFLINE and HF_HUB_OFFLINE, or put {', '.join(entry['files'])} into {folder}")
+    if offline() and not here:
+        mend = f"unset ZOO_OFFLINE and HF_HUB_OFFLINE, or put {', '.join(entry['files'])} into {folder}"
+        raise UserError("not here, and offline mode is set", name, mend)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", folder, "set ZOO_CACHE to another folder") from error
     _announce(name, entry)
     if "url" in entry:
         size = entry["size"] if isinstance(entry["size"], int) else None
@@ -133,17 +150,19 @@ def _from_hub(name: str, entry: dict, folder: Path) -> dict[str, str]:
         missing = [pattern for pattern in entry["files"] if not _match(pattern, listed)]
         if missing:
             raise UserError(f"{repo} at {listing.sha} has no {missing[0]}", name, "its contents have changed")
-        for pattern in entry["files"]:
-            file = _match(pattern, listed)
-            hf_hub_download(repo, file, revision=listing.sha, local_dir=folder, local_files_only=offline())
-            lfs = listed[file].lfs                           # absent for small text files
-            wanted = {"size": listed[file].size, "sha256": lfs and lfs.sha256}
-            if wrong := _differs(folder / file, wanted):
-                (folder / file).unlink()
-                raise UserError(f"{file}: {wrong}", name, "run again; it was removed")
+        for file in (listed[_match(pattern, listed)] for pattern in entry["files"]):
+            path, lfs = folder / file.rfilename, file.lfs    # lfs is absent for small text files
+            for again in (False, True):                      # the library trusts a damaged file that is there
+                hf_hub_download(repo, file.rfilename, revision=listing.sha, local_dir=folder, force_download=again)
+                wrong = _differs(path, {"size": file.size, "sha256": lfs and lfs.sha256})
+                if not wrong:
+                    break
+            if wrong:
+                path.unlink()
+                raise UserError(f"{file.rfilename}: {wrong}", name, "it was removed; run again")
     except UserError:
         raise
-    except Exception as error:                               # the hub's library raises its own, httpx's and requests' errors
+    except Exception as error:                               # the hub's own errors, httpx's or requests'
         said = " ".join(str(error).split())[:200] or type(error).__name__
         mend = f"run again, or put {', '.join(entry['files'])} into {folder}"
         raise UserError(f"{repo} cannot be downloaded ({said})", name, mend) from error
@@ -163,7 +182,7 @@ def _match(pattern: str, names) -> str | None:
     """The first of `names` (relative, forward slashes) that fits "a | b"; a comes before b."""
     for alternative in pattern.split(" | "):
         for name in sorted(names):
-            if Path(name).match(alternative) and name.count("/") == alternative.count("/"):
+            if fnmatchcase(name, alternative) and name.count("/") == alternative.count("/"):
                 return name
     return None
 
@@ -200,6 +219,11 @@ def _differs(path: Path, wanted: dict) -> str | None:
     if wanted.get("sha256") and (found := sha256_of(path)) != wanted["sha256"]:
         return f"sha256 is {found}, not {wanted['sha256']}"
     return None
+
+
+def _mend(name: str) -> str:
+    folder = folder_of(name)
+    return f"remove the file and {folder / RECORD}, then run python -m zoo.hub get {name}"
 
 
 def _record(folder: Path) -> dict | None:

@@ -1,21 +1,28 @@
-"""Weights by place: a run folder, an export folder, a .ckpt or a .safetensors file all mean the same.
+"""Weights by place: a run folder, an export folder, a .ckpt, a .safetensors or a name of hub.yaml mean the same.
+
+    python -m zoo.hub list | get <name> | verify [<name>]
 
 An export is `weights.safetensors` (which also carries its recipe, so that the one file is enough) and `model.yaml`, the
 same recipe to read: the model's config, classes, palette, ignore, and where the weights come from.
 """
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.files import sha256_of, write_bytes, write_text
+from zoo import download
 from zoo.runs import make
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, RECIPE = "weights.safetensors", "model.yaml"
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
@@ -31,6 +38,8 @@ def build(model: dict, classes: list[str], palette=None, ignore: int = 255):
 
 def export(method, folder: str | Path, source: dict) -> Path:
     """Writes the slim export; `source` says where the weights come from (run, commit, seed, licence, ...)."""
+    from safetensors.torch import save
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = method.recipe | {"source": source}
@@ -47,11 +56,31 @@ def find(weights: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        raise UserError("no such run, folder or file", path, "give a run folder, an export folder, a .ckpt or a .safetensors")
+        return _named(str(weights))
     for name in (WEIGHTS, *CHECKPOINTS):
         if (path / name).exists():
             return path / name
     raise UserError(f"this folder holds neither {WEIGHTS} nor a checkpoint", path, "give a run that has saved one")
+
+
+def _named(name: str) -> Path:
+    """The file of a name of hub.yaml: what its converter made, or the download itself where none is needed."""
+    known = download.entries()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        mend = "give a run folder, an export folder, a .ckpt, a .safetensors or a name of python -m zoo.hub list"
+        raise UserError("no such run, folder or file", name, mend + (f" ({near[0]}?)" if near else ""))
+    converter, converted = known[name]["converter"], download.folder_of(name) / download.CONVERTED
+    if (converted / WEIGHTS).exists():
+        return converted / WEIGHTS
+    if converter == download.NOTHING_YET:
+        raise UserError("nothing converts these weights yet", name, "take others of python -m zoo.hub list")
+    path = download.get(name)
+    if converter != download.NOT_NEEDED:
+        raise UserError("official weights, to be converted once", name, download.conversion(name, path))
+    if path.is_dir():
+        raise UserError("a base model of several files, not the weights of a method", name, f"it lies in {path}")
+    return path
 
 
 def best_of(run: Path) -> tuple[dict[str, Tensor], Path]:
@@ -72,6 +101,9 @@ def sha256(weights: str | Path) -> str:
 
 def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
     """State dict and recipe of `weights=`."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
     path = find(weights)
     try:
         if path.suffix == ".safetensors":
@@ -133,3 +165,25 @@ def initialise(method, weights: str | Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["list"]:
+            print(download.table())
+        case ["get", name]:
+            path = download.get(name)
+            print(path)
+            print(download.conversion(name, path))
+        case ["verify"]:
+            download.verify()
+        case ["verify", name]:
+            download.verify(name)
+        case _:
+            raise UserError("what to do?", mend="python -m zoo.hub list | get <name> | verify [<name>]")
+
+
+if __name__ == "__main__":
+    from datamodules.errors import door
+
+    door(lambda: main(sys.argv[1:]))

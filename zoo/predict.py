@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> tuple[dict[str, str], dict]:
     """{"weights": ..., "image": ..., "out": ...} and the composed config of everything else."""
     from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from zoo.settings import check
 
     given, rest = {"out": "predictions"}, []
     for argument in arguments:
@@ -35,8 +39,12 @@ def parse(arguments: list[str]) -> tuple[dict[str, str], dict]:
     for key in ("weights", "image"):
         if not given.get(key):
             raise UserError(f"{key}= is missing", mend="python -m zoo.predict weights=<run> image=<file, folder or glob>")
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return given, OmegaConf.to_container(compose("predict", rest), resolve=True)
+    try:
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            return given, check(OmegaConf.to_container(compose("predict", rest), resolve=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        mend = "keys are weights, image, out, device, overwrite and inference (see configs/predict.yaml)"
+        raise UserError(str(error).splitlines()[0], " ".join(rest), mend) from error
 
 
 def pictures(image: str) -> list[tuple[Path, str]]:
@@ -58,6 +66,15 @@ def pictures(image: str) -> list[tuple[Path, str]]:
     return list(zip(files, names))
 
 
+def check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:         # torch says both of a device that it has not
+        raise UserError("torch has no such device here", f"device={name}", "use device=cpu") from error
+
+
 def run(given: dict[str, str], cfg: dict) -> list[Path]:
     """Writes the outputs; a picture that cannot be read is said, and the others go on. Returns the mask files."""
     from PIL import Image
@@ -67,6 +84,7 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
     from zoo.visualize import encoded, legend, save_label_png, save_png
 
     todo, out = pictures(given["image"]), Path(given["out"])
+    check_device(cfg["device"])
     model = zoo.load(given["weights"], cfg["device"])
     model.inference = make(cfg["inference"])
     write_text(out / "classes.txt", "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in zip(model.classes, model.palette)))

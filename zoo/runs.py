@@ -1,5 +1,6 @@
 """A run's folder: where it is, what it holds, how it is found again."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -10,10 +11,13 @@ from pathlib import Path
 import yaml
 
 from datamodules.errors import UserError
-from datamodules.files import write_text
+from datamodules.files import make_folder, write_text
+from zoo.settings import check, only_ours
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
+BUILT = ("model", "data", "trainer", "inference")
+NEEDED = (*BUILT, "callbacks", "logger", "save", "seed", "runs", "run", "init", "untrained")
 
 
 def make(config: dict, **given):
@@ -21,10 +25,16 @@ def make(config: dict, **given):
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from omegaconf.errors import OmegaConfBaseException
 
-    mistakes = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, MisconfigurationException)
+    if not isinstance(config, dict) or "_target_" not in config:
+        raise UserError("this config names no class (_target_)", str(config)[:60], "it is damaged")
+    of_lightning = (AssertionError, MisconfigurationException)
+    mistakes = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, *of_lightning)
     try:
         return instantiate(config, **given, _convert_="all")
+    except OmegaConfBaseException as error:                 # a value that looks like an interpolation and is none
+        raise UserError(str(error).splitlines()[0], config["_target_"], "correct it in config.yaml") from error
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -48,10 +58,11 @@ def open_run(config: dict, data: str) -> Path:
     if rank() and RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     room = config["model"]["_target_"].split(".")[1]
-    parent = Path(config["runs"]) / room / data
-    name = config["run"] or job() or time.strftime("%Y-%m-%d_%H-%M-%S")
+    parent = Path(str(config["runs"])) / room / data
+    name = str(config["run"] or "") or job() or time.strftime("%Y-%m-%d_%H-%M-%S")
     if rank():
         return parent / name
+    make_folder(parent)
     folder, count = parent / name, 1
     while True:
         try:
@@ -66,6 +77,21 @@ def open_run(config: dict, data: str) -> Path:
     os.environ[RUN_FOLDER] = str(folder)
     save_config(folder, config)
     return folder
+
+
+@contextlib.contextmanager
+def opened(config: dict, data: str):
+    """`open_run`'s folder; a new one is taken away again when the block ends with a mistake of the user's."""
+    folder = open_run(config, data)
+    try:
+        yield folder
+    except UserError:
+        if not config["resume"] and rank() == 0:
+            for name in ("config.yaml", "environment.yaml"):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def rank() -> int:
@@ -88,9 +114,9 @@ def save_config(folder: Path, config: dict) -> None:
 
 def find_run(name: str, runs: str) -> Path:
     """A run folder by path, or by its name alone when that is unique below `runs`."""
-    if (Path(name) / "config.yaml").exists():
-        return Path(name)
-    found = sorted(p.parent for p in Path(runs).glob(f"*/*/{name}/config.yaml"))
+    if (Path(str(name)) / "config.yaml").exists():
+        return Path(str(name))
+    found = sorted(p.parent for p in Path(str(runs)).glob(f"*/*/{name}/config.yaml"))
     if len(found) == 1:
         return found[0]
     what = "no such run" if not found else f"{len(found)} runs have this name: " + ", ".join(map(str, found))
@@ -100,11 +126,15 @@ def find_run(name: str, runs: str) -> Path:
 def read_config(folder: Path) -> dict:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError("this run has no readable config.yaml", folder) from error
-    if not isinstance(config, dict) or "model" not in config:
-        raise UserError("this run's config.yaml names no model", folder)
-    return config
+    except Exception as error:                              # damaged YAML may raise nearly anything
+        raise UserError("this run has no readable config.yaml", folder, "restore it, or start a new run") from error
+    lacks = [key for key in NEEDED if key not in config] if isinstance(config, dict) else list(NEEDED)
+    if lacks:
+        raise UserError(f"this run's config.yaml lacks {', '.join(lacks)}", folder, "restore it, or start a new run")
+    for key in BUILT:
+        if not isinstance(config[key], dict) or not isinstance(config[key].get("_target_"), str):
+            raise UserError(f"this run's config.yaml does not say what {key} is", folder, "restore it, or start a new run")
+    return check(config)
 
 
 def resumed(cfg: dict) -> dict:
@@ -122,7 +152,8 @@ def with_run_data(cfg: dict) -> dict:
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "config.yaml").exists():
             run = read_config(folder)
-            return cfg | {"data": run["data"] | cfg["data"], "seed": run["seed"]}
+            only_ours(run["data"], folder)
+            return check(cfg | {"data": run["data"] | cfg["data"], "seed": run["seed"]})
     raise UserError("these weights are not in a run folder, so their data are unknown", path, "add data=<set> data.root=...")
 
 

@@ -7,11 +7,12 @@ from datamodules.errors import UserError
 
 NAME = str | int | None                 # run=7 is read as a number
 DOORS = {                               # the keys of the doors themselves
-    "model": dict, "data": dict, "trainer": dict, "inference": dict, "callbacks": dict, "save": dict, "seed": int,
-    "runs": str | int, "run": NAME, "resume": NAME, "init": NAME, "weights": NAME, "out": NAME, "untrained": bool,
-    "overwrite": bool, "device": str, "split": Literal["val", "test"], "save.monitor": str | None, "save.every": int,
+    "model": dict, "data": dict, "trainer": dict, "inference": dict, "callbacks": dict, "logger": dict, "save": dict,
+    "seed": int, "runs": str | int, "run": NAME, "resume": NAME, "init": NAME, "weights": NAME, "out": NAME,
+    "untrained": bool, "overwrite": bool, "device": str, "split": Literal["val", "test"],
+    "save.monitor": str | None, "save.every": int,
 }  # fmt: skip
-SPELT = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null", dict: "settings"}
+SAID = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null", dict: "a group"}
 
 
 def check(config: dict) -> dict:
@@ -30,14 +31,30 @@ def _check(value, hint, key: str) -> None:
             _check(inner, hints.get(name, DOORS.get(f"{key}.{name}", Any)), f"{key}.{name}")
 
 
-def _hints(target: str, key: str) -> dict:
-    """The annotations of the arguments of what `_target_` names."""
+def only_ours(config, where) -> None:
+    """Refuses a config out of somebody's file that would call anything but classes of this repository."""
+    if isinstance(config, dict) and "_target_" in config:
+        target = config["_target_"]
+        made = _object(target, f"{where}: _target_") if str(target).startswith(("zoo.", "datamodules.")) else None
+        if not isinstance(made, type) or target != f"{made.__module__}.{made.__qualname__}":
+            raise UserError(f"its config names {target!r}, which is no class of this zoo", where, "it is not built")
+    if isinstance(config, (dict, list)):
+        for inner in config.values() if isinstance(config, dict) else config:
+            only_ours(inner, where)
+
+
+def _object(target, key: str):
     from hydra.utils import get_object
 
     try:
-        made = get_object(target)
+        return get_object(target)
     except Exception as error:                              # an import may raise anything
-        raise UserError(f"nothing of the name {target!r} can be imported", f"{key}._target_", "correct it") from error
+        raise UserError(f"nothing of the name {target!r} can be imported", key, "correct it") from error
+
+
+def _hints(target: str, key: str) -> dict:
+    """The annotations of the arguments of what `_target_` names."""
+    made = _object(target, f"{key}._target_")
     return get_type_hints(made.__init__ if isinstance(made, type) else made)
 
 
@@ -48,17 +65,18 @@ def fits(value, hint) -> bool:
         return any(fits(value, one) for one in inner)
     if kind is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
-    if kind in (int, bool, str):
-        return type(value) is kind
-    if kind is float:
-        return type(value) in (int, float)
-    if kind is tuple and ... not in inner:
-        return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(fits, value, inner))
-    if kind is dict and inner:
-        return isinstance(value, dict) and all(fits(one, inner[1]) for one in value.values())
+    if kind is Any or not isinstance(kind, type):
+        return True
+    if kind in (int, float, bool, str):
+        return type(value) is kind or (kind is float and type(value) is int)
     if isinstance(value, (list, tuple)):
-        return kind is Any or (issubclass(list, kind) or kind is tuple) and all(fits(one, inner[0]) for one in value if inner)
-    return not isinstance(kind, type) or isinstance(value, kind)
+        right = kind is tuple or issubclass(list, kind)
+        if kind is tuple and ... not in inner:
+            return len(value) == len(inner) and all(map(fits, value, inner))
+        return right and all(fits(one, inner[0]) for one in value if inner)
+    if isinstance(value, dict) and inner:
+        return issubclass(dict, kind) and all(fits(one, inner[-1]) for one in value.values())
+    return isinstance(value, kind)
 
 
 def spelt(hint) -> str:
@@ -70,4 +88,4 @@ def spelt(hint) -> str:
         return " or ".join(map(str, inner))
     if kind in (list, tuple) and inner:
         return f"[{', '.join('...' if one is ... else spelt(one) for one in inner)}]"
-    return SPELT.get(kind, getattr(kind, "__name__", str(kind)))
+    return SAID.get(kind, getattr(kind, "__name__", str(kind)))

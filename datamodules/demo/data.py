@@ -21,6 +21,7 @@ from datamodules.demo.world import (
 )
 from datamodules.errors import UserError
 from datamodules.samples import Scene, default_palette
+from datamodules.transforms import Range, Size, sides
 
 KEPT_BYTES = 256 * 2**20
 RANGES = {"train": "method", "val": "val", "test": "test"}
@@ -60,10 +61,10 @@ class DemoScenes(SceneData):
     family: landscape (the seven classes of MaSS13K) or objects (background and 56 kinds of things).
     """
 
-    def __init__(self, family: str = "landscape", size=256, n_train: int = 2000, n_val: int = 50, n_test: int = 100,
-                 crop=256, batch_size: int = 4, val_batch_size: int = 1, workers: int = 0, seed: int = 0,
-                 scale=(0.5, 2.0), flip: float = 0.5, colour: float = 0.5, cat_max_ratio: float = 0.75,
-                 labelled: int | str | None = None):
+    def __init__(self, family: str = "landscape", size: Size = 256, n_train: int = 2000, n_val: int = 50,
+                 n_test: int = 100, crop: Size = 256, batch_size: int = 4, val_batch_size: int = 1, workers: int = 0,
+                 seed: int = 0, scale: Range = (0.5, 2.0), flip: float = 0.5, colour: float = 0.5,
+                 cat_max_ratio: float = 0.75, labelled: int | str | None = None):
         families = {"landscape": (landscape, LANDSCAPE_CLASSES, LANDSCAPE_PALETTE),
                     "objects": (draw_objects, OBJECT_LABELS, default_palette(len(OBJECT_LABELS)))}
         if family not in families:
@@ -71,7 +72,7 @@ class DemoScenes(SceneData):
         self.draw, classes, palette = families[family]
         super().__init__(f"demo_{family}", classes, palette, crop, batch_size, val_batch_size, workers, seed, scale,
                          flip, colour, cat_max_ratio, labelled)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.size = sides(size, "data.size")
         self.counts = {"train": n_train, "val": n_val, "test": n_test}
 
     def make_source(self, split: str) -> DemoSource:

@@ -121,7 +121,7 @@ def test_predict_takes_folders_and_globs_and_goes_on_after_a_torn_picture(run, t
     ("command", "said"),
     [
         (["train.py", "model=massformer", "data=folder", "data.root=nowhere"], "nowhere"),
-        (["train.py", "trainer.max_steps=abc"], "trainer.max_steps: 'abc' is not a positive whole number"),
+        (["train.py", "trainer.max_steps=abc"], "trainer.max_steps: 'abc' is not a whole number"),
         (["train.py", "model.net.encoder=resnet999"], "resnet999"),
         (["train.py", "resume=nothing"], "no such run"),
         (["evaluate.py"], "no weights to judge"),

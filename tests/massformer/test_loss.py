@@ -10,8 +10,8 @@ from scipy.ndimage import uniform_filter
 from zoo.massformer.loss import Criterion, Target, dice_loss, edge_target, edge_weight, mask_loss
 from zoo.massformer.net import MaSSFormerNet
 
-NET = dict(encoder="resnet18", encoder_options={"channels": [8, 8, 16, 16]}, width=16, queries=6, layers=3, heads=2,
-           hidden=16, cst_hidden=16)  # fmt: skip
+NET = {"encoder": "resnet18", "encoder_options": {"channels": [8, 8, 16, 16]}, "width": 16, "queries": 6, "layers": 3, "heads": 2,
+       "hidden": 16, "cst_hidden": 16}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class Case:
         pixels = self.net.pixels
 
         def keep(name):
-            return lambda module, inputs, output: self.seen.__setitem__(name, output)
+            return lambda module, inputs, output: self.seen.__setitem__(name, list(output) if name == "feat" else output)
 
         for module, name in [
             (self.net.encoder, "feat"), (pixels.gates[3], "seb32"), (pixels.cst.deform1, "dcn1_x"),

@@ -6,6 +6,7 @@ literal and strict both ways. Widths, depth and classes are read from the shapes
 
 import re
 import sys
+from pathlib import Path
 
 from torch import Tensor
 
@@ -138,8 +139,6 @@ def _encoder(official: dict[str, Tensor]) -> tuple[str, dict]:
 def main(arguments: list[str]) -> None:
     from datamodules.files import load_torch_pickle, sha256_of
     from zoo import hub
-    from zoo.massformer.module import MaSSFormer
-    from zoo.optim import Optimisation
 
     if len(arguments) != 2:
         raise UserError("two arguments are needed", mend="python -m zoo.massformer.convert official.pth out_dir")
@@ -157,7 +156,8 @@ def main(arguments: list[str]) -> None:
     }
     model = hub.build(config, classes=classes, palette=PALETTE if classes is CLASSES else None, ignore=255)
     convert(official, model.net, path)
-    hub.export(model, out, {"source": path.rsplit("/", 1)[-1], "source_sha256": sha256_of(path), "licence": "Apache-2.0"})
+    licence = "unknown (the authors' code is Apache-2.0)"
+    hub.export(model, out, {"source": Path(path).name, "source_sha256": sha256_of(path), "licence": licence})
     print(f"{len(official)} tensors -> {out}")
 
 

@@ -201,15 +201,19 @@ class PixelDecoder(nn.Module):
         self.memories = nn.ModuleList(ConvBNReLU(width, 2 * width) for _ in range(3))   # /32, /16, /8
 
     def forward(self, image: Tensor, maps: list[Tensor], edge: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """`maps` is emptied: the encoder's maps are gigabytes at 4K and have no use beyond the first lines."""
         context = self.context(maps[-1].mean((-2, -1), keepdim=True))                   # B C 1 1
         s1, s2, s3, s4 = (gate(project(s)) for gate, project, s in zip(self.gates, self.project, maps))
+        maps.clear()
         x32, x16, up8 = self.cst(context, s4, s3)
         x8, x4 = self.rfb(up8 + s2)
         memories = [out(x) for out, x in zip(self.memories, (x32, x16, x8))]            # B D h w each
         details = self.lse(image, s1)
         semantics = resize(x4, details.shape[-2:])
         edges = self.edge(semantics + details) if edge else None                        # B 1 H/2 W/2
-        return self.masks(self.egf(semantics, details)), edges, memories                # B D H/2 W/2 first
+        sharp = self.egf(semantics, details)                                            # B C H/2 W/2
+        del semantics, details, x4, s1                                                  # gigabytes at 4K
+        return self.masks(sharp), edges, memories                                       # B D H/2 W/2 first
 
 
 class DecoderLayer(nn.Module):

@@ -1,0 +1,1 @@
+"""Small commands around runs and data: python -m zoo.tools.<name>"""
