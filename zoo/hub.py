@@ -118,7 +118,8 @@ def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
     except Exception as error:  # torch raises pickle's own errors for foreign or damaged files
         raise UserError(f"this file cannot be read ({type(error).__name__})", path, "it is torn or not of this zoo") from error
     if "model" not in recipe:
-        raise UserError("these weights do not say which model they belong to", path, "official files: see each method's convert.py")
+        mend = "official files: see each method's convert.py"
+        raise UserError("these weights do not say which model they belong to", path, mend)
     return state, recipe
 
 

@@ -133,7 +133,7 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"this run's config.yaml lacks {', '.join(lacks)}", folder, "restore it, or start a new run")
     for key in BUILT:
         if not isinstance(config[key], dict) or not isinstance(config[key].get("_target_"), str):
-            raise UserError(f"this run's config.yaml does not say what {key} is", folder, "restore it, or start a new run")
+            raise UserError(f"this run's config.yaml builds no {key}", folder, "restore it, or start a new run")
     return check(config)
 
 

@@ -8,8 +8,8 @@ from datamodules.errors import UserError
 NAME = str | int | None                 # run=7 is read as a number
 DOORS = {                               # the keys of the doors themselves
     "model": dict, "data": dict, "trainer": dict, "inference": dict, "callbacks": dict, "logger": dict, "save": dict,
-    "seed": int, "runs": str | int, "run": NAME, "resume": NAME, "init": NAME, "weights": NAME, "out": NAME,
-    "untrained": bool, "overwrite": bool, "device": str, "split": Literal["val", "test"],
+    "seed": int, "runs": str | int, "run": NAME, "resume": NAME, "init": str | None, "weights": str | None,
+    "out": str | None, "untrained": bool, "overwrite": bool, "device": str, "split": Literal["val", "test"],
     "save.monitor": str | None, "save.every": int,
 }  # fmt: skip
 SAID = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null", dict: "a group"}
@@ -19,6 +19,8 @@ def check(config: dict) -> dict:
     """The resolved config of a door, as it is; a value of a wrong type is one line with its key."""
     for key, value in config.items():
         _check(value, DOORS.get(key, Any), key)
+    if config.get("seed", 0) < 0:
+        raise UserError(f"{config['seed']} is negative", "seed", "give 0 or more")
     return config
 
 

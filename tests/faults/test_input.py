@@ -216,6 +216,7 @@ def left_over(tmp_path):
         ("callbacks.panels.count=few", "callbacks.panels.count: 'few' is not a whole number"),
         ("save.every=often", "save.every: 'often' is not a whole number"),
         ("seed=x", "seed: 'x' is not a whole number"),
+        ("seed=-1", "seed: -1 is negative"),
         ("untrained=perhaps", "untrained: 'perhaps' is not true or false"),
         ("init=nowhere", "nowhere"),
         ("model._target_=zoo.nothing.Net", "model._target_: .*zoo.nothing.Net"),
@@ -455,6 +456,7 @@ def test_a_mistake_of_predict_is_told_and_nothing_is_written(more, told, finishe
     [
         ("split=train", "split: 'train' is not val or test"),
         ("seed=x", "seed: 'x'"),
+        ("out=7", "out: 7 is not text or null"),
         ("+data.batch_size=two", "data.batch_size: 'two'"),
     ],
 )

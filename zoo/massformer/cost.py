@@ -57,11 +57,11 @@ def main(arguments: list[str]) -> None:
     parameters = {title: sum(p.numel() for p in getattr(net, part).parameters()) for title, part in PARTS.items()}
     costs = count(net, width, height)
     print(f"{model}, {classes} classes, picture {width}x{height}")
-    for title in costs:
-        number = f"{parameters[title]:>12,}" if title in parameters else " " * 12
-        print(f"  {title:<24}{number} parameters {costs[title] / 1e9:>9.1f} G multiply-adds".replace(" " * 12 + " parameters", " " * 23))
-    print(f"  {'sum without taps':<24}{sum(parameters.values()):>12,} parameters "
-          f"{(costs['sum'] - costs['deformable taps']) / 1e9:>9.1f} G multiply-adds")
+    for title, cost in costs.items():
+        number = f"{parameters[title]:>12,} parameters" if title in parameters else " " * 23
+        print(f"  {title:<24}{number} {cost / 1e9:>9.1f} G multiply-adds")
+    without = costs["sum"] - costs["deformable taps"]
+    print(f"  {'sum without taps':<24}{sum(parameters.values()):>12,} parameters {without / 1e9:>9.1f} G multiply-adds")
 
 
 if __name__ == "__main__":

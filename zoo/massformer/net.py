@@ -319,9 +319,9 @@ class MaSSFormerNet(nn.Module):
         lse: bool = True,
         egf: bool = True,
     ):
-        """width: C; the decoder is 2C wide. hidden, cst_hidden: feed-forward widths; window: side of CST's attention windows, in positions of stride 16.
-
-        cst..egf=False: ablation rows."""
+        """width: C; the decoder is 2C wide. hidden, cst_hidden: feed-forward widths. window: side of CST's attention windows,
+        in positions of stride 16. cst..egf=False: rows of the ablation.
+        """
         super().__init__()
         self.encoder = Encoder(encoder, encoder_weights, encoder_options, freeze_affine)
         self.pixels = PixelDecoder(self.encoder.channels, width, heads, cst_hidden, window, cst, rfb, lse, egf)
