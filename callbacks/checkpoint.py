@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.errors import UserError
-from datamodules.files import atomic, disk_is_full
+from datamodules.files import atomic, check_zip, disk_is_full
 
 
 class AtomicIO(TorchCheckpointIO):
@@ -38,11 +38,17 @@ def checkpoints(folder: Path, monitor: str | None, every: int) -> list[ModelChec
 
 
 def resume_point(folder: Path) -> str | None:
-    """The newest checkpoint of a run that can be read; None when there is none yet (the run begins again)."""
+    """The newest checkpoint of a run that can be read; None when there is none yet (the run begins again).
+
+    Half-written temporary files of a killed process are removed.
+    """
+    for leftover in folder.rglob("*.tmp*-*"):                # of a process killed while it wrote
+        leftover.unlink(missing_ok=True)
     found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     best: tuple[int, str] | None = None
     for path in found:
         try:
+            check_zip(path)
             step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         except Exception as error:  # a damaged file may fail in any way: the next one is tried, and this one is named
             print(f"{path} cannot be read ({type(error).__name__}) and is passed over")

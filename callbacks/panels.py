@@ -31,6 +31,8 @@ class Panels(Callback):
     """Writes panels/step_<n>.png of `count` validation samples spread over the set."""
 
     def __init__(self, count: int = 3):
+        if count < 0:
+            raise ValueError(f"count={count} must not be negative")
         self.count = count
 
     def indices(self, n: int) -> list[int]:

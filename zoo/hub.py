@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from datamodules.errors import UserError
-from datamodules.files import sha256_of, write_bytes, write_text
+from datamodules.files import check_zip, sha256_of, write_bytes, write_text
 from zoo import download
 from zoo.runs import make
+from zoo.settings import only_ours
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +106,7 @@ def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
     from safetensors import SafetensorError, safe_open
 
     path = find(weights)
+    check_sums(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -117,10 +119,27 @@ def read(weights: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise UserError(f"this file cannot be read ({_first_line(error)})", path, "it is torn or not of this zoo") from error
     except Exception as error:  # torch raises pickle's own errors for foreign or damaged files
         raise UserError(f"this file cannot be read ({type(error).__name__})", path, "it is torn or not of this zoo") from error
-    if "model" not in recipe:
+    if not isinstance(recipe, dict) or "model" not in recipe:
         mend = "official files: see each method's convert.py"
         raise UserError("these weights do not say which model they belong to", path, mend)
+    if not {"classes", "palette", "ignore"} <= recipe.keys() or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError("these weights are not whole", path, "copy or download them again")
+    only_ours(recipe["model"], path)
     return state, recipe
+
+
+def check_sums(path: Path) -> None:
+    """Refuses an export that is not the one its model.yaml was written for, and a checkpoint with a flipped bit."""
+    if path.suffix == ".ckpt":
+        check_zip(path)
+    if path.name != WEIGHTS or not (path.parent / RECIPE).exists():
+        return
+    try:
+        wanted = yaml.safe_load((path.parent / RECIPE).read_text())["sha256"]
+    except Exception as error:  # damaged YAML may raise nearly anything
+        raise UserError("cannot be read", path.parent / RECIPE, f"copy it again, or give {path.name} alone") from error
+    if wanted != sha256_of(path):
+        raise UserError(f"not the weights of the {RECIPE} beside it (sha256)", path, "copy or download both again")
 
 
 def load(weights: str | Path):

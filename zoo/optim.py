@@ -35,6 +35,9 @@ class Optimisation:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule} must be one of {', '.join(SCHEDULES)}")
+        if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0:
+            found = f"lr={self.lr}, weight_decay={self.weight_decay}, warmup={self.warmup}"
+            raise ValueError(f"{found}: lr must be positive, the others not negative")
 
     def groups(self, module: nn.Module) -> list[dict]:
         """What learns, by (learning rate, decay)."""

@@ -206,7 +206,7 @@ def left_over(tmp_path):
         ("data.family=sea", "data.family"),
         ("data.n_val=0", "data.n_val"),
         ("model.net.width=abc", "model.net.width: 'abc' is not a whole number"),
-        ("model.net.width=-4", "negative dimension"),
+        ("model.net.width=-4", "width=-4 must be at least 1"),
         ("model.net.cst=maybe", "model.net.cst: 'maybe' is not true or false"),
         ("model.optimisation.schedule=x", "schedule=x must be one of cosine"),
         ("model.optimisation.lr=fast", "model.optimisation.lr: 'fast' is not a number"),

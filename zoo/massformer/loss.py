@@ -90,6 +90,11 @@ class Criterion:
     edge: float = 10.0
     edge_lambda: float = 5.0        # the factor of the mask loss is 1 + lambda W
 
+    def __post_init__(self):
+        if self.points < 4 or self.oversample < 1 or not 0 <= self.uncertain <= 1:
+            found = f"points={self.points}, oversample={self.oversample}, uncertain={self.uncertain}"
+            raise ValueError(f"{found}: points must be at least 4, oversample at least 1, uncertain in 0..1")
+
     def __call__(self, prediction, targets: list[Target], labels: Tensor, ignore: int, num_masks: float) -> dict[str, Tensor]:
         """prediction: `net.Prediction` of B pictures; num_masks: masks of the batch, a mean over processes, at least 1.
 

@@ -323,6 +323,11 @@ class MaSSFormerNet(nn.Module):
         in positions of stride 16. cst..egf=False: rows of the ablation.
         """
         super().__init__()
+        for name, value in {"queries": queries, "layers": layers, "heads": heads, "window": window, "width": width}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if width % 4 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of 4 and of heads={heads}")
         self.encoder = Encoder(encoder, encoder_weights, encoder_options, freeze_affine)
         self.pixels = PixelDecoder(self.encoder.channels, width, heads, cst_hidden, window, cst, rfb, lse, egf)
         self.multiple = 16 * window
