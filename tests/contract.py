@@ -1,12 +1,16 @@
 """What every method must do. A method is found by its `zoo/<method>/tiny.yaml`; nothing here knows one by name."""
 
 import copy
+import importlib.util
 import math
+import re
+import shlex
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
@@ -14,7 +18,7 @@ from callbacks.checkpoint import AtomicIO
 from callbacks.reseed import Reseed
 from datamodules.base import SceneData
 from tests.conftest import ROOT
-from zoo import hub
+from zoo import hub, predict
 from zoo.base import Segmenter
 
 METHODS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/tiny.yaml"))
@@ -117,10 +121,38 @@ def test_an_export_reloads_equal(method, tmp_path):
             assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_the_card_exists_and_names_its_paper(method):
+def commands(page):
+    """The `python ...` lines of a page's code blocks, as lists of words; <placeholders> stand for paths."""
+    lines = re.findall(r"^python (.+?)(?:\s+#.*)?$", page.replace("\\\n", " "), re.MULTILINE)
+    return [shlex.split(re.sub(r"<[^>]*>", "somewhere", line)) for line in lines]
+
+
+def parses(words):
+    """Whether the door knows every key of a command."""
+    doors = {"train.py": "train", "evaluate.py": "evaluate"}
+    if words[0] in doors:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            compose(doors[words[0]], [word for word in words[1:] if not word.startswith("-") and word != "job"])
+    elif words[:2] == ["-m", "zoo.predict"]:
+        predict.parse(words[2:])
+    else:
+        assert importlib.util.find_spec(words[1]), words
+
+
+def test_the_card_names_its_paper_and_its_commands_parse(method):
     card = (ROOT / "zoo" / method / "README.md").read_text()
-    assert f"model={method}" in card
     assert "@inproceedings" in card
+    found = commands(card)
+    assert any(f"model={method}" in words for words in found)
+    for words in found:
+        parses(words)
+
+
+def test_the_readmes_commands_parse():
+    found = commands((ROOT / "README.md").read_text()) + commands((ROOT / "docs" / "dashboard.md").read_text())
+    assert len(found) >= 10
+    for words in found:
+        parses(words)
 
 
 def segmenter(method):

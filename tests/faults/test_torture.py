@@ -11,6 +11,12 @@ import pytest
 import torch
 import yaml
 
+import callbacks.panels  # noqa: F401  (what a run imports is imported before it is forked)
+import callbacks.trainer  # noqa: F401
+import datamodules.demo.data  # noqa: F401
+import train
+import zoo.hub  # noqa: F401
+import zoo.massformer.module  # noqa: F401
 from datamodules.files import check_zip
 from tests.doors.test_doors import FEW, config
 
@@ -29,8 +35,6 @@ def child(*overrides):
             torch.set_num_threads(1)
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
-                import train
-
                 train.run(config("train", *overrides))
             status = 0
         finally:
