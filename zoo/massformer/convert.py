@@ -133,6 +133,9 @@ def _encoder(official: dict[str, Tensor]) -> tuple[str, dict]:
     bottleneck = "backbone.layer1.0.conv3.weight" in official
     known = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50" if bottleneck else "resnet34", (3, 4, 23, 3): "resnet101"}
     widths = [official[f"backbone.layer{stage}.0.conv1.weight"].shape[0] for stage in (1, 2, 3, 4)]
+    if tuple(blocks) not in known:
+        what = f"an encoder with {blocks} blocks a stage is no ResNet we know"
+        raise UserError(what, "checkpoint", "R18, R34, R50 and R101 load")
     return known[tuple(blocks)], {} if widths == [64, 128, 256, 512] else {"channels": widths}
 
 
