@@ -97,6 +97,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (
         ".*does not have many workers.*",
+        "The number of training batches .*",
         ".*Checkpoint directory.*exists.*",
         ".*module.s. in eval mode at the start of training.*",  # metric objects
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # our order of samples goes on by itself
