@@ -39,7 +39,7 @@ def run(cfg: dict) -> dict[str, float]:
     out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)
     trainer = build_trainer(cfg, out, training=False)
     results = {"ours": judge(trainer, model, data, cfg["split"])}
-    results["paper"] = report.published(model, data.name, cfg["split"])
+    results |= report.published(model, data.name, cfg["split"])
     source = {"weights": str(cfg["weights"]), "sha256": hub.sha256(cfg["weights"]), "data": data.name, **runs.environment()}
     path = report.write_results(out, results, source | {"inference": cfg["inference"]}, f"evaluation_{cfg['split']}.json")
     report.print_table(f"{data.name} {cfg['split']}", results)

@@ -44,7 +44,7 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     hub.fit(model, *hub.best_of(folder))
     results["trained"] = judge(trainer, model, data, "val")
     if trainer.is_global_zero:
-        results["paper"] = report.published(model, data.name, "val")
+        results |= report.published(model, data.name, "val")
         source = {"run": str(folder), "seed": cfg["seed"], "data": data.name, **runs.environment()}
         hub.export(model, folder, source)
         report.write_results(folder, results, source)

@@ -75,9 +75,6 @@ class Segmentation:
     def overlay(self, alpha: float = 0.5) -> np.ndarray:
         return overlay(self.image, self.labels, self.palette, alpha, self.ignore)
 
-    def colours(self) -> np.ndarray:
-        return colourise(self.labels, self.palette, self.ignore)
-
     def shares(self) -> dict[str, float]:
         """Share of the picture's pixels of each class that occurs, largest first."""
         ids, counts = np.unique(self.labels, return_counts=True)

@@ -14,12 +14,13 @@ RESULTS = "metrics.json"
 Figures = dict[str, float]
 
 
-def published(method, data: str, split: str) -> Figures:
-    """The paper's figures for a method on a data set and split, as fractions; empty where there are none."""
+def published(method, data: str, split: str) -> dict[str, Figures]:
+    """The paper's figures for a method on a data set and split, a column each variant; none where there are none."""
     source = files(type(method).__module__.rpartition(".")[0]) / "published.yaml"
     if not source.is_file():
         return {}
-    return yaml.safe_load(source.read_text()).get("results", {}).get(data, {}).get(split, {})
+    columns = yaml.safe_load(source.read_text()).items()
+    return {column: sets[data][split] for column, sets in columns if split in sets.get(data, {})}
 
 
 def print_table(title: str, columns: dict[str, Figures]) -> None:

@@ -157,3 +157,13 @@ def test_every_model_says_in_its_first_line_what_it_is(path):
     assert path.read_text().startswith("# ")
     assert yaml.safe_load(path.read_text())
     assert config("train", f"model={path.stem}")["data"]["_target_"].startswith("datamodules.")
+
+
+def test_the_papers_figures_stand_beside_ours_on_the_papers_data_alone(run):
+    import zoo
+    from zoo import report
+
+    model = zoo.load(run[0])
+    assert report.published(model, "demo_landscape", "val") == {}
+    found = report.published(model, "mass13k", "test")
+    assert found["paper, R50"]["mIoU"] == 0.8821 and found["paper, Lite"]["mIoU"] == 0.8613
