@@ -26,7 +26,7 @@ def run(cfg: dict) -> dict[str, float]:
         raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
     model = hub.load(cfg["weights"])
     cfg = runs.with_run_data(cfg)
-    data = runs.make(cfg["data"], seed=cfg["seed"])
+    data = runs.make(cfg["data"])
     if data.classes != model.classes:
         raise UserError(
             f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "

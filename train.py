@@ -18,17 +18,18 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: dict) -> dict[str, dict[str, float]]:
     """One run of a plain, resolved config. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
-    from callbacks.checkpoint import resume_point
+    from callbacks.checkpoint import check_monitor, resume_point
     from callbacks.panels import save_panels
     from callbacks.trainer import build_trainer, fit, judge, start_seed
     from zoo import hub, report, runs
 
     cfg = runs.resumed(cfg) if cfg["resume"] else runs.check(cfg)
-    data = runs.make(cfg["data"], seed=cfg["seed"])
+    data = runs.make(cfg["data"])
     data.setup("fit")
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
     model.inference = runs.make(cfg["inference"])
+    check_monitor(cfg["save"]["monitor"], model)
     if cfg["init"]:
         hub.initialise(model, cfg["init"])
 

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and where a run goes on."""
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -26,10 +27,40 @@ class AtomicIO(TorchCheckpointIO):
             raise UserError("the disk is full: the checkpoint was not written, the one before is whole", path, mend) from error
 
 
+def check_monitor(monitor: str | None, model) -> None:
+    """Refuses a figure for best.ckpt that the method's evaluator does not give."""
+    if monitor is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # torchmetrics: computed before anything was seen
+        names = [f"val/{name}" for name in model.evaluator("val").compute()]
+    if monitor not in names:
+        few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise UserError(f"{monitor} is not a figure of validation", "save.monitor", f"choose one of {few}, or null")
+
+
+class Last(ModelCheckpoint):
+    """last.ckpt every few steps and when a run is interrupted, but never between a step and the validation due at it:
+    a resumed run would go on without that validation, so the checkpoint waits for its end."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+        interval = trainer.val_check_batch // trainer.accumulate_grad_batches if trainer.enable_validation else 0
+        if not interval or trainer.global_step % interval:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if trainer.state.fn == "fit":
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        if not trainer.validating:
+            super().on_exception(trainer, pl_module, exception)
+
+
 def checkpoints(folder: Path, monitor: str | None, every: int) -> list[ModelCheckpoint]:
-    """last.ckpt every `every` steps and when a run is interrupted; best.ckpt by the largest `monitor`."""
+    """`Last` every `every` steps; best.ckpt by the largest `monitor`."""
     place = {"dirpath": str((folder / "checkpoints").absolute()), "enable_version_counter": False}
-    last = ModelCheckpoint(
+    last = Last(
         filename="last", every_n_train_steps=every, save_on_exception=True, auto_insert_metric_name=False, **place
     )
     if monitor is None:

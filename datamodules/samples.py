@@ -6,7 +6,7 @@ classes, int32 with -1 = ignore for more.
 
 import json
 import re
-from typing import TypedDict, get_origin, get_type_hints
+from typing import NotRequired, TypedDict, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Scene(TypedDict):
     labels: Tensor                     # uint8 H W (255 ignored), or int32 H W (-1 ignored) for more than 255 classes
     name: str
     size: tuple[int, int]              # H, W of the file
+    instances: NotRequired[Tensor]     # int32 H W: number of the segment a pixel belongs to, -1 none
 
 
 class Segments(TypedDict):
@@ -66,9 +67,9 @@ def _columns(samples: list) -> dict[str, list]:
 
 
 def collate_scenes(samples: list[Scene]) -> dict:
-    """image B 3 H W, labels B H W, name and size lists."""
+    """image B 3 H W, labels B H W, name and size lists; instances, where scenes have them, B H W."""
     batch = _columns(samples)
-    return batch | {key: _stack(batch[key], batch["name"]) for key in ("image", "labels")}
+    return batch | {key: _stack(batch[key], batch["name"]) for key in ("image", "labels", "instances") if key in batch}
 
 
 def collate_segments(samples: list[Segments]) -> dict:

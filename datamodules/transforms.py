@@ -95,7 +95,10 @@ class SceneTransform:
         if self.colour:
             image = change_colours(image, rng, self.colour, self.hue)
         labels = cut_labels(scene["labels"], window, self.ignore)
-        return {**scene, "image": image.contiguous(), "labels": labels.contiguous()}
+        cut = {**scene, "image": image.contiguous(), "labels": labels.contiguous()}
+        if "instances" in scene:
+            cut["instances"] = cut_labels(scene["instances"], window, -1).contiguous()
+        return cut
 
     def choose(self, labels: Tensor, rng: np.random.Generator) -> Window:
         """A window for the picture of these labels [H, W]."""

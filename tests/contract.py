@@ -5,6 +5,7 @@ import importlib.util
 import math
 import re
 import shlex
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.checkpoint import AtomicIO
 from callbacks.reseed import Reseed
 from datamodules.base import SceneData
+from datamodules.sources import SceneSource
 from tests.conftest import ROOT
 from zoo import hub, predict
 from zoo.base import Segmenter
@@ -25,13 +27,10 @@ METHODS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/tiny.yaml")
 CLASSES = ["ground", "thing", "sky"]
 
 
-class Squares:
+class Squares(SceneSource):
     """Pictures of 64 x 64 in which a class is a colour; the first is ignored everywhere."""
 
     names = [f"square_{i}" for i in range(7)]
-
-    def __len__(self):
-        return len(self.names)
 
     def read(self, index):
         rng = np.random.default_rng(index)
@@ -42,10 +41,17 @@ class Squares:
         return {"image": torch.tensor(image), "labels": torch.tensor(labels), "name": self.names[index], "size": (64, 64)}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SquareData(SceneData):
-    def __init__(self, seed=0, workers=0):
-        palette = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
-        super().__init__("squares", CLASSES, palette, crop=64, batch_size=2, workers=workers, seed=seed, scale=(1.0, 1.0))
+    crop: int = 64
+    batch_size: int = 2
+    workers: int = 0
+    scale: tuple = (1.0, 1.0)
+
+    def __post_init__(self):
+        self.name, self.classes = "squares", CLASSES
+        self.palette = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+        super().__post_init__()
 
     def make_source(self, split):
         return Squares()

@@ -28,8 +28,8 @@ def make(root, names=("a", "b", "c", "d", "e"), split="", classes=CLASSES, mask=
     return root
 
 
-def data(root, **settings):
-    return FolderScenes(str(root), crop=8, batch_size=2, **settings)
+def data(root, workers=0, **settings):
+    return FolderScenes(root=str(root), crop=8, workers=workers, batch_size=2, **settings)
 
 
 def test_pictures_without_splits_are_drawn_into_train_and_val_alike_for_every_seed(tmp_path, capsys):

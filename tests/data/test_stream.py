@@ -1,6 +1,7 @@
 """The order of samples, resuming it, sharing it among processes, and what workers report."""
 
 import types
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -9,21 +10,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from datamodules.base import Augmented, EvenSplit, Part, SceneData, Stream, Whole, choose_labelled, settle_labels
+from datamodules.base import Augmented, EvenSplit, SceneData, Stream, Whole
 from datamodules.errors import UserError
 from datamodules.samples import collate_scenes
+from datamodules.sources import SceneSource, settle_labels
 from datamodules.transforms import SceneTransform
 
 
-class Numbers:
+class Numbers(SceneSource):
     """Scene i holds the number i everywhere; scene `bad` cannot be read, scene `bug` raises what it should not."""
 
     def __init__(self, n, bad=None, bug=None):
         self.n, self.bad, self.bug = n, bad, bug
         self.names = [f"n{i}" for i in range(n)]
-
-    def __len__(self):
-        return self.n
 
     def read(self, index):
         if index == self.bad:
@@ -35,10 +34,17 @@ class Numbers:
         return {"image": image, "labels": labels, "name": self.names[index], "size": (20, 20)}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class NumberData(SceneData):
-    def __init__(self, n=7, **settings):
-        super().__init__("numbers", ["a", "b"], [(0, 0, 0), (255, 0, 0)], 16, batch_size=2, seed=3, **settings)
-        self.n = n
+    n: int = 7
+    crop: int = 16
+    batch_size: int = 2
+    workers: int = 0
+    seed: int = 3
+
+    def __post_init__(self):
+        self.name, self.classes, self.palette = "numbers", ["a", "b"], [(0, 0, 0), (255, 0, 0)]
+        super().__post_init__()
 
     def make_source(self, split):
         return Numbers(self.n)
@@ -178,31 +184,11 @@ def test_a_sample_depends_on_nothing_but_seed_and_visit():
     assert any(not torch.equal(one[v, 2]["image"], other[v, 2]["image"]) for v in range(5))
 
 
-# -- subsets
-def test_labelled_scenes_are_drawn_alike_each_time_and_stated(capsys):
-    part = choose_labelled(Numbers(30), 5, seed=1)
-    assert part.names == choose_labelled(Numbers(30), 5, seed=1).names != choose_labelled(Numbers(30), 5, seed=2).names
-    assert len(part) == 5 and "5 of 30 scenes, drawn with seed 1" in capsys.readouterr().out
-    assert part.read(0)["name"] == part.names[0]
-    with pytest.raises(UserError, match="data.labelled"):
-        choose_labelled(Numbers(3), 4, 0)
-
-
-def test_a_list_of_labelled_scenes_may_name_them_with_folders_and_masks(tmp_path):
-    (tmp_path / "labelled.txt").write_text("JPEGImages/n4.jpg SegmentationClass/n4.png\nn1")
-    data = NumberData(labelled=str(tmp_path / "labelled.txt"))
-    assert isinstance(data.source("train"), Part) and data.source("train").names == ["n1", "n4"]
-    assert len(data.source("val")) == 7
-    (tmp_path / "labelled.txt").write_text("n9\n")
-    with pytest.raises(UserError, match="1 of its 1 names are not in the set"):
-        NumberData(labelled=str(tmp_path / "labelled.txt")).source("train")
-
-
 def test_demo_scenes_are_the_same_each_time_and_splits_share_none():
     from datamodules.demo.data import DemoScenes
 
     for family, classes in (("landscape", 7), ("objects", 57)):
-        data, again = (DemoScenes(family, (64, 96), 3, 2, 2, crop=32) for _ in range(2))
+        data, again = (DemoScenes(family=family, size=(64, 96), n_train=3, n_val=2, n_test=2, crop=32) for _ in range(2))
         names = [set(data.source(split).names) for split in ("train", "val", "test")]
         assert [len(n) for n in names] == [3, 2, 2] and len(set.union(*names)) == 7 and data.num_classes == classes
         one, other = data.source("val").read(1), again.source("val").read(1)

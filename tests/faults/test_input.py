@@ -214,6 +214,7 @@ def left_over(tmp_path):
         ("inference.overlap=2", "overlap=2 must lie in 0..1"),
         ("inference.mode=guess", "mode=guess must be whole, slide or bands"),
         ("callbacks.panels.count=few", "callbacks.panels.count: 'few' is not a whole number"),
+        ("save.monitor=val/best", "save.monitor: val/best is not a figure of validation"),
         ("save.every=often", "save.every: 'often' is not a whole number"),
         ("seed=x", "seed: 'x' is not a whole number"),
         ("seed=-1", "seed: -1 is negative"),

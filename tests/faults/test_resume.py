@@ -31,16 +31,16 @@ def run_folder(folder, name):
 
 
 def same_end(a, b):
-    """Weights, their mean and every logged loss of two runs are equal."""
+    """Weights, their mean, every logged loss and every validation of two runs are equal."""
     one, two = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (a, b))
     assert one["global_step"] == two["global_step"]
     for part in ("state_dict", "ema"):
         for name, value in one.get(part, {}).items():
             assert torch.equal(value, two[part][name]), name
     rows = [[line.split(",") for line in (f / "metrics.csv").read_text().splitlines()] for f in (a, b)]
-    losses = [[(r[0], dict(zip(t[0], r)).get("train/loss")) for r in t[1:]] for t in rows]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) >= 8
+    figures = [[(r[0], *(dict(zip(t[0], r)).get(k) for k in ("train/loss", "val/mIoU"))) for r in t[1:]] for t in rows]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) >= 8 and sum(bool(row[2]) for row in figures[0]) == 2
 
 
 def kill(folder, **keys):
@@ -57,7 +57,8 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
     [
         pytest.param(HARD, {"batch": 9, "moment": "end"}, id="workers, accumulation, EMA"),
         pytest.param([], {"batch": 6}, id="plain", marks=pytest.mark.slow),
-        pytest.param([], {"batch": 4, "moment": "validation"}, id="in validation", marks=pytest.mark.slow),
+        pytest.param(["save.every=2"], {"batch": 4, "moment": "validation"}, id="in a validation"),
+        pytest.param(["save.every=4"], {"batch": 8, "moment": "validation"}, id="in the last one", marks=pytest.mark.slow),
         pytest.param([], {"batch": 2, "moment": "end"}, id="before the first checkpoint", marks=pytest.mark.slow),
         pytest.param(TWO, {"batch": 6}, id="two processes", marks=pytest.mark.slow),
         pytest.param([*TWO, *HARD], {"batch": 9}, id="two processes, everything", marks=pytest.mark.slow),
@@ -83,6 +84,13 @@ def test_a_stopped_run_saves_says_so_and_ends_with_the_signals_status(how, statu
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step >= 5
     assert f"stopped at step {step}; go on with: python train.py resume=" in said
+
+
+def test_a_run_stopped_in_a_validation_does_it_again(tmp_path):
+    call(command(tmp_path, "whole"))
+    call(command(tmp_path, "stopped", "save.every=2", *kill(tmp_path, batch=4, moment="validation", how="SIGTERM")), expect=143)
+    call([sys.executable, "train.py", f"resume={run_folder(tmp_path, 'stopped')}"])
+    same_end(run_folder(tmp_path, "whole"), run_folder(tmp_path, "stopped"))
 
 
 @pytest.mark.slow
