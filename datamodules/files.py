@@ -458,7 +458,7 @@ def read_labels(source, name: str = "", palette: list[tuple[int, int, int]] | No
     if mode == "L" and data[:4] == b"\x89PNG" and data[24] in (2, 4):
         array = array // (255 // (2 ** data[24] - 1))        # Pillow spreads 2 and 4 bit grey over 0..255
     if array.dtype in (np.dtype(bool), np.dtype(np.uint8)):
-        return torch.from_numpy(array.astype(np.uint8))
+        return torch.from_numpy(array.astype(np.uint8, copy=False))
     if array.size and not 0 <= array.min() <= array.max() <= 65535:
         raise UserError(f"values from {array.min()} to {array.max()}", name, "labels go from 0 to 65535")
     return torch.from_numpy(array.astype(np.int32))

@@ -123,8 +123,9 @@ class SceneTransform:
         """Whether no class has more than cat_max_ratio of the labelled pixels (of a grid of about 256 x 256)."""
         rows, columns = (max(1, side // GLANCE) for side in labels.shape)
         seen = labels[::rows, ::columns]
-        counts = seen[seen != self.ignore].unique(return_counts=True)[1]
-        return len(counts) > 1 and counts.max().item() <= self.cat_max_ratio * counts.sum().item()
+        counts = torch.bincount(seen.flatten().int() + 1)                         # -1, the ignored label of many classes, is 0
+        counts[self.ignore + 1:self.ignore + 2] = 0
+        return bool(counts.count_nonzero() > 1 and counts.max() <= self.cat_max_ratio * counts.sum())
 
 
 def change_colours(image: Tensor, rng: np.random.Generator, probability: float, hue: float = 0.0) -> Tensor:
