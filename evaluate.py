@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: dict) -> dict[str, float]:
     """Figures of `weights` on a split as fractions; also written beside the weights, or in `out`."""
     from callbacks.trainer import build_trainer, judge
+    from datamodules.settings import make
     from zoo import hub, report, runs
 
     runs.check(cfg)
@@ -26,7 +27,7 @@ def run(cfg: dict) -> dict[str, float]:
         raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
     model = hub.load(cfg["weights"])
     cfg = runs.with_run_data(cfg)
-    data = runs.make(cfg["data"])
+    data = make(cfg["data"])
     if data.classes != model.classes:
         raise UserError(
             f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "
@@ -34,7 +35,7 @@ def run(cfg: dict) -> dict[str, float]:
             cfg["weights"],
             "judge on the data they were trained for",
         )
-    model.inference = runs.make(cfg["inference"])
+    model.inference = make(cfg["inference"])
 
     out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)
     trainer = build_trainer(cfg, out, training=False)

@@ -21,14 +21,15 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     from callbacks.checkpoint import check_monitor, resume_point
     from callbacks.panels import save_panels
     from callbacks.trainer import build_trainer, fit, judge, start_seed
+    from datamodules.settings import make
     from zoo import hub, report, runs
 
     cfg = runs.resumed(cfg) if cfg["resume"] else runs.check(cfg)
-    data = runs.make(cfg["data"])
+    data = make(cfg["data"])
     data.setup("fit")
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
-    model.inference = runs.make(cfg["inference"])
+    model.inference = make(cfg["inference"])
     check_monitor(cfg["save"]["monitor"], model)
     if cfg["init"]:
         hub.initialise(model, cfg["init"])

@@ -15,7 +15,7 @@ from callbacks.progress import progress
 from callbacks.reseed import Reseed
 from callbacks.throughput import Throughput
 from datamodules.errors import UserError
-from zoo.runs import make
+from datamodules.settings import make
 
 WHOLE = ("max_steps", "val_check_interval", "accumulate_grad_batches", "log_every_n_steps", "num_nodes")
 

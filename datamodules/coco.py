@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import SceneData, say
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import PICTURES, Tree, read_image, read_labels
 from datamodules.polygons import CocoFiles, CocoJson, read_json
 from datamodules.samples import Scene, default_palette, ignore_of
@@ -88,8 +88,8 @@ def expect(tree: Tree, folder: str, names: list[str]) -> None:
     here = set(tree.list(folder))
     missing = [name for name in names if name not in here]
     if missing:
-        raise UserError(f"missing ({len(missing)} of the {len(names)} files of {folder})", tree.where(missing[0]),
-                        "download and extract the archive again (datamodules/coco.py has the addresses)")
+        refuse(UserError(f"missing ({len(missing)} of the {len(names)} files of {folder})", tree.where(missing[0]),
+                         "download and extract the archive again (datamodules/coco.py has the addresses)"))
 
 
 def pair_maps(tree: Tree, folder: str, maps: str) -> list[tuple[str, str]]:

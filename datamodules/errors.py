@@ -1,5 +1,9 @@
 """Errors a user can mend, said in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 class UserError(Exception):
     """What is wrong, where, and how to mend it; doors print it as one line and exit with status 2."""
@@ -9,6 +13,27 @@ class UserError(Exception):
         head = f"{self.where}: {what}" if self.where else what
         line = f"{head}; {mend}" if mend else head
         super().__init__(" ".join(line.split()))
+
+
+_noted: ContextVar[list[UserError] | None] = ContextVar("noted", default=None)
+
+
+def refuse(error: UserError) -> None:
+    """Raises it, or notes it where `noting` asks for all that is wrong: for faults of a set after which its making can go on."""
+    noted = _noted.get()
+    if noted is None:
+        raise error
+    noted.append(error)
+
+
+@contextmanager
+def noting() -> Iterator[list[UserError]]:
+    """The list of what is refused inside."""
+    token = _noted.set([])
+    try:
+        yield _noted.get()
+    finally:
+        _noted.reset(token)
 
 
 def door(work) -> None:

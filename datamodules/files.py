@@ -514,7 +514,7 @@ def _check_png(data: bytes, name: str) -> None:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-    what = _first_line(error)
+    what = re.sub(r" <_io.BytesIO object at 0x[0-9a-f]+>", "", _first_line(error))
     if "," in what and ".cpp:" in what:                      # torchvision puts the C++ place in front
         what = what.split(", ")[-1]
     return UserError(f"not a whole picture ({what})", name, "replace the file, or remove it from the set")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.base import SceneData, say
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import PICTURES, Tree, read_labels
 from datamodules.polygons import CocoJson, LabelmeFiles, coco_source, pair_outlines
 from datamodules.samples import CLASSES, IMAGES, MASKS, default_palette, read_classes
@@ -60,7 +60,10 @@ class FolderScenes(SceneData):
         if pairs[0][1] in self._coco:
             return coco_source(self.tree, pairs, self._coco[pairs[0][1]], self.names)
         if self.white is None:
-            self.refuse_black_and_white(pairs)
+            try:
+                self.refuse_black_and_white(pairs)
+            except UserError as error:
+                refuse(error)
         white = None if self.white == 255 else self.white
         if any(label.endswith(".json") for _, label in pairs):
             return LabelmeFiles(self.tree, pairs, self.names, self.label_shift, white, self.colours)

@@ -28,7 +28,7 @@ from datamodules.episodes import (
     leave_one_out_plans,
     read_lines,
 )
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import PICTURES, Tree, read_image, read_labels
 from datamodules.pair import read_object
 
@@ -74,7 +74,7 @@ def class_folders(tree: Tree, below: str = "") -> dict[str, list[str]]:
         folder, _, file = name.rpartition("/")
         if folder and file.lower().endswith(SUFFIXES):
             if mask_of(name) not in known:
-                raise UserError("a picture without a mask", tree.where(name), f"add {tree.where(mask_of(name))}")
+                refuse(UserError("a picture without a mask", tree.where(name), f"add {tree.where(mask_of(name))}"))
             folders.setdefault(folder, []).append(name)
     return {folder: sorted(names, key=_number) for folder, names in folders.items()}
 

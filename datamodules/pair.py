@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import SceneData
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import read_image, read_labels
 from datamodules.samples import Scene, default_palette
 from datamodules.sources import SceneSource
@@ -99,6 +99,9 @@ class PairData(SceneData):
 
     def make_source(self, split: str) -> Pairs:
         source = Pairs(self.pairs, self.classes, self.threshold)
-        for index in range(len(source)):
-            source.read(index)                               # a few files: what is wrong with them is said at once
+        for index in range(len(source)):                     # a few files: what is wrong with them is said at once
+            try:
+                source.read(index)
+            except UserError as error:
+                refuse(error)
         return source

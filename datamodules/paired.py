@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from datamodules.base import SceneData
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import LABELS, Tree
 from datamodules.samples import default_palette
 from datamodules.shifts import look_at_masks
@@ -80,7 +80,10 @@ class PairedScenes(SceneData):
             raise UserError(f"{self.title} has no {split} split with public masks", self.tree, "evaluate with split=val")
         palette = self.colours if self.drawn else None
         source = SceneFiles(self.tree, self.pairs(split), self.source_classes, self.label_shift, palette=palette)
-        look_at_masks(source, self.void, self.rare)
+        try:
+            look_at_masks(source, self.void, self.rare)
+        except UserError as error:
+            refuse(error)
         return source
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
@@ -94,8 +97,8 @@ class PairedScenes(SceneData):
         alone = [name for name in self.tree.list(labels, LABELS) if name not in known]
         if alone:
             name = PurePosixPath(alone[0]).stem
-            raise UserError(f"{len(alone)} of {len(alone) + len(pairs)} masks have no picture in {images} ({name})",
-                            self.tree.where(labels), "unpack the archive again, to its end")
+            refuse(UserError(f"{len(alone)} of {len(alone) + len(pairs)} masks have no picture in {images} ({name})",
+                             self.tree.where(labels), "unpack the archive again, to its end"))
         return pairs
 
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import LABELS, PICTURES, Tree, read_labels
 from datamodules.samples import ignore_of
 from datamodules.sources import SceneFiles, pair_by_stem
@@ -322,9 +322,9 @@ def pair_outlines(tree: Tree, images: str, masks: str) -> list[tuple[str, str]]:
     missing = [name for name, label in pairs if label is None]
     if missing:
         wanted = tree.where(f"{masks}{missing[0][len(images):].rpartition('.')[0]}.json")
-        raise UserError(f"{len(missing)} of {len(pairs)} pictures have no labels", tree.where(missing[0]),
-                        f"add {wanted}, or remove the picture")
-    return pairs
+        refuse(UserError(f"{len(missing)} of {len(pairs)} pictures have no labels", tree.where(missing[0]),
+                         f"add {wanted}, or remove the picture"))
+    return [(name, label or f"{masks}{name[len(images):].rpartition('.')[0]}.json") for name, label in pairs]
 
 
 def coco_source(tree: Tree, pairs: list[tuple[str, str]], coco: CocoJson, names: list[str]) -> CocoFiles:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import LABELS, PICTURES, Tree, read_image, read_labels
 from datamodules.samples import Scene, ignore_of
 
@@ -92,9 +92,9 @@ def pair_by_stem(tree: Tree, images: str, masks: str) -> list[tuple[str, str]]:
         raise UserError("no pictures", tree.where(images), f"put {', '.join(PICTURES)} files there, or set data.root")
     missing = [name for name in pictures if _stem(name, images) not in labels]
     if missing:
-        raise UserError(f"{len(missing)} of {len(pictures)} pictures have no labels", tree.where(missing[0]),
-                        f"add {tree.where(masks)}/{_stem(missing[0], images)}.png, or remove the picture")
-    return [(name, labels[_stem(name, images)]) for name in pictures]
+        refuse(UserError(f"{len(missing)} of {len(pictures)} pictures have no labels", tree.where(missing[0]),
+                         f"add {tree.where(masks)}/{_stem(missing[0], images)}.png, or remove the picture"))
+    return [(name, labels.get(_stem(name, images), f"{masks}/{_stem(name, images)}.png")) for name in pictures]
 
 
 def _stem(name: str, folder: str) -> str:

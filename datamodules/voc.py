@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from datamodules.base import say
-from datamodules.errors import UserError
+from datamodules.errors import UserError, refuse
 from datamodules.files import LABELS, PICTURES, Tree
 from datamodules.paired import Layout, PairedScenes, colours_from
 from datamodules.unpack import Archive, fetch
@@ -102,8 +102,8 @@ def refuse_shared(tree: Tree, name: str) -> None:
     val = set(read_list(tree, "val.txt"))
     shared = [stem for stem in read_list(tree, name) if stem in val]
     if shared:
-        raise UserError(f"{len(shared)} of its pictures are in val.txt too ({shared[0]})", tree.where(f"{LISTS}/{name}"),
-                        "take a list without them")
+        refuse(UserError(f"{len(shared)} of its pictures are in val.txt too ({shared[0]})", tree.where(f"{LISTS}/{name}"),
+                         "take a list without them"))
 
 
 def by_stem(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -116,6 +116,6 @@ def listed_pairs(tree: Tree, stems: list[str], masks: str) -> list[tuple[str, st
     for folder, found in zip((PICTURE_FOLDER, masks), files):
         missing = [stem for stem in stems if stem not in found]
         if missing:
-            raise UserError(f"{len(missing)} of the {len(stems)} listed files are missing ({missing[0]})", tree.where(folder),
-                            AGAIN)
-    return [(files[0][stem], files[1][stem]) for stem in stems]
+            refuse(UserError(f"{len(missing)} of the {len(stems)} listed files are missing ({missing[0]})", tree.where(folder),
+                             AGAIN))
+    return [(files[0].get(stem, f"{PICTURE_FOLDER}/{stem}.jpg"), files[1].get(stem, f"{masks}/{stem}.png")) for stem in stems]

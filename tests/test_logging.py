@@ -21,8 +21,8 @@ from callbacks.reseed import Reseed
 from callbacks.throughput import Throughput, pictures
 from callbacks.wandb_log import IGNORED, OTHERS, WandbLog, has_key, masks, mode
 from datamodules.errors import UserError
+from datamodules.settings import make
 from tests.conftest import ROOT
-from zoo import runs
 from zoo.log import read_log
 
 FEW = ["trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "save.every=2",
@@ -166,7 +166,7 @@ def test_what_wandb_mode_says_counts(monkeypatch):
 def test_a_missing_wandb_is_one_line(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError) as caught:
-        runs.make(config("logger=wandb")["logger"]["wandb"], folder=folder)
+        make(config("logger=wandb")["logger"]["wandb"], folder=folder)
     assert str(caught.value) == "logger=wandb: the package wandb is not installed; pip install wandb, or logger=csv"
 
 

@@ -18,8 +18,8 @@ import yaml
 
 from datamodules.errors import UserError
 from datamodules.files import check_zip, sha256_of, write_bytes, write_text
+from datamodules.settings import make
 from zoo import download
-from zoo.runs import make
 from zoo.settings import only_ours
 
 if TYPE_CHECKING:

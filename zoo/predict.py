@@ -80,7 +80,7 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
     from PIL import Image
 
     import zoo
-    from zoo.runs import make
+    from datamodules.settings import make
     from zoo.visualize import encoded, legend, save_label_png, save_png
 
     todo, out = pictures(given["image"]), Path(given["out"])

@@ -20,33 +20,6 @@ BUILT = ("model", "data", "trainer", "inference")
 NEEDED = (*BUILT, "callbacks", "logger", "save", "seed", "runs", "run", "init", "untrained")
 
 
-def make(config: dict, **given):
-    """What a config's `_target_` builds, from plain containers; a mistake in its settings is one line."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not isinstance(config, dict) or "_target_" not in config:
-        raise UserError("this config names no class (_target_)", str(config)[:60], "it is damaged")
-    of_lightning = (AssertionError, MisconfigurationException)
-    mistakes = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, *of_lightning)
-    try:
-        return instantiate(config, **given, _convert_="all")
-    except OmegaConfBaseException as error:                 # a value that looks like an interpolation and is none
-        raise UserError(str(error).splitlines()[0], config["_target_"], "correct it in config.yaml") from error
-    except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, mistakes):
-            what = str(cause) if isinstance(cause, (ValueError, TypeError)) else f"{type(cause).__name__}: {cause}"
-            raise UserError(what, config["_target_"], "see the settings in config.yaml or --cfg job") from error
-        raise
-
-
 def open_run(config: dict, data: str) -> Path:
     """A new folder runs/<model>/<data>/<run> with its resolved config, or the one that `resume=` names.
 
