@@ -28,6 +28,7 @@ def run(cfg: dict) -> dict[str, float]:
     model = hub.load(cfg["weights"])
     cfg = runs.with_run_data(cfg)
     data = make(cfg["data"])
+    model.check_data(data)
     if data.classes != model.classes:
         raise UserError(
             f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "

@@ -30,6 +30,7 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
     model.inference = make(cfg["inference"])
+    model.check_data(data)
     check_monitor(cfg["save"]["monitor"], model)
     if cfg["init"]:
         hub.initialise(model, cfg["init"])

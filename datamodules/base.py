@@ -177,8 +177,8 @@ def scene_segments(scene: Scene, vocabulary: list[str], ignore: int) -> Segments
 class StreamData(LightningDataModule):
     """Loaders of any kind of sample: an endless resumable stream for training, each sample once for evaluation.
 
-    A kind of data defines `training()`, `evaluation(split)` and `collate`. A method may set `wrap`, a function from the
-    training Dataset to the one that is loaded (so cached latents enter).
+    A kind of data defines `samples` (its name: scenes, segments, episodes), `training()`, `evaluation(split)` and `collate`. A
+    method may set `wrap`, a function from the training Dataset to the one that is loaded (so cached latents enter).
     """
 
     batch_size: int = 4
@@ -281,6 +281,7 @@ class SceneData(StreamData):
         if self.mapping:
             self.classes, self.palette = self.mapping.classes, self.mapping.palette
         self.num_classes, self.ignore = len(self.classes), ignore_of(len(self.classes))
+        self.samples = "segments" if self.segments else "scenes"
         self._sources: dict[str, SceneSource] = {}
 
     def make_source(self, split: str) -> SceneSource:

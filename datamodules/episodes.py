@@ -274,7 +274,7 @@ class EpisodeData(StreamData):
         for key in ("seed", "training_seed"):
             if not 0 <= (getattr(self, key) or 0) < 2**32:
                 raise UserError(f"{getattr(self, key)} is no seed", f"data.{key}", "give 0 to 4294967295")
-        self.num_classes, self.ignore = len(self.classes), IGNORE
+        self.num_classes, self.ignore, self.samples = len(self.classes), IGNORE, "episodes"
         self.palette = default_palette(len(self.classes) + 1)[1:]            # without the background's black
         self._sources: dict[str, Pool | Episodes] = {}
 

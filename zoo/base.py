@@ -22,6 +22,8 @@ class Method(LightningModule):
     that counts nowhere; mean, std: of RGB in 0..1; recipe: the plain config this object was built from (see hub.build).
     """
 
+    samples = "scenes"                          # what it learns from: scenes, segments or episodes (datamodules/samples.py)
+
     def __init__(
         self,
         classes: list[str],
@@ -38,6 +40,13 @@ class Method(LightningModule):
         self.recipe: dict = {}
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def check_data(self, data) -> None:
+        """Refuses a data module whose samples are of another kind."""
+        if data.samples != self.samples:
+            raise UserError(f"{type(self).__name__} needs {self.samples}, this set gives {data.samples}", f"data={data.name}",
+                            "data.segments=true|false changes it" if {data.samples, self.samples} == {"scenes", "segments"}
+                            else "choose another set")
 
     def normalise(self, images: Tensor) -> Tensor:
         """B 3 H W, 0..255 of any type -> float with the encoder's mean 0 and standard deviation 1."""

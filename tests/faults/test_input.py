@@ -202,6 +202,7 @@ def left_over(tmp_path):
         ("data.scale=[2,1]", "data.scale"),
         ("data.flip=2", "data.flip"),
         ("data.labelled=0", "data.labelled: 0 scenes of 8; give 1 to 8"),
+        ("data.segments=true", "MaSSFormer needs scenes, this set gives segments; data.segments"),
         ("data.labelled=nowhere.txt", "nowhere.txt: no such list"),
         ("data.family=sea", "data.family"),
         ("data.n_val=0", "data.n_val"),
@@ -225,6 +226,12 @@ def left_over(tmp_path):
 )
 def test_a_wrong_value_on_the_command_line_names_its_key_and_leaves_nothing(override, told, said, tmp_path):
     assert re.search(told, said(training(tmp_path, override)))
+    assert left_over(tmp_path) == []
+
+
+def test_a_method_refuses_samples_of_another_kind(said, tmp_path):
+    run = lambda: train.run(config("train", "model=massformer", "data=demo_episodes", f"runs={tmp_path / 'runs'}"))
+    assert "data=demo_episodes_fold0_1shot: MaSSFormer needs scenes, this set gives episodes" in said(run)
     assert left_over(tmp_path) == []
 
 
