@@ -87,7 +87,7 @@ def test_a_stopped_run_saves_says_so_and_ends_with_the_signals_status(how, statu
 
 
 def test_a_run_stopped_in_a_validation_does_it_again(tmp_path):
-    call(command(tmp_path, "whole"))
+    call(command(tmp_path, "whole", "save.every=2"))
     call(command(tmp_path, "stopped", "save.every=2", *kill(tmp_path, batch=4, moment="validation", how="SIGTERM")), expect=143)
     call([sys.executable, "train.py", f"resume={run_folder(tmp_path, 'stopped')}"])
     same_end(run_folder(tmp_path, "whole"), run_folder(tmp_path, "stopped"))
