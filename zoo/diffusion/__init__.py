@@ -1,0 +1,1 @@
+"""What the diffusion methods share: base models in diffusers' folder format, prompts, latents and their cache, samplers."""
