@@ -241,7 +241,7 @@ def test_a_sample_that_is_not_cached_is_named_in_one_line_also_by_a_worker(vae, 
     said = "^scene 2: .*: 1 of 1 pictures .24x16. are not in this cache; fill it"
     with pytest.raises(UserError, match=said) as caught:
         wrapped[0, 2]
-    sent = ExceptionWrapper((caught.type, caught.value, caught.tb), "in DataLoader worker process 0")    # as a loader's worker does
+    sent = ExceptionWrapper((caught.type, caught.value, caught.tb), "in a worker")      # as a loader sends it
     with pytest.raises(UserError, match=said) as again:
         sent.reraise()
     assert str(again.value) == str(caught.value)
