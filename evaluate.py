@@ -29,13 +29,7 @@ def run(cfg: dict) -> dict[str, float]:
     cfg = runs.with_run_data(cfg)
     data = make(cfg["data"])
     model.check_data(data)
-    if data.classes != model.classes:
-        raise UserError(
-            f"the weights know {len(model.classes)} classes ({', '.join(model.classes[:4])}, ...), the data "
-            f"{len(data.classes)} ({', '.join(data.classes[:4])}, ...)",
-            cfg["weights"],
-            "judge on the data they were trained for",
-        )
+    model.take_classes(data.classes, data.palette, cfg["weights"])
     model.inference = make(cfg["inference"])
 
     out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)

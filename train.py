@@ -53,6 +53,8 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
         report.write_results(folder, results, source)
         report.print_table(f"{data.name} val", results)
         print(f"picture: {save_panels(model, data.source('val'), folder / 'panels' / 'final.png')}")
+        for line in model.closing(data, folder):
+            print(line)
         print(f"figures: {folder / report.RESULTS}\nweights: {folder}")
     return results
 

@@ -19,10 +19,10 @@ def panel_picture(method, source, indices: list[int]) -> np.ndarray:
     training = method.training
     method.eval()
     for index in indices:
-        scene = source.read(index)
-        shown = method.panel(scene["image"], scene["labels"])
-        rows.append(panel([shrink(p, MAX_SIDE) for p in shown.values()], [f"{name} {scene['name']}" if i == 0 else name
-                          for i, name in enumerate(shown)]))  # fmt: skip
+        sample = source.read(index)
+        shown = method.panel(sample)
+        captions = [f"{name} {sample['name']}" if i == 0 else name for i, name in enumerate(shown)]
+        rows.append(panel([shrink(p, MAX_SIDE) for p in shown.values()], captions))
     method.train(training)
     return beside([stack(rows), legend(method.classes, method.palette)])
 
@@ -46,8 +46,10 @@ class Panels(Callback):
             indices = self.indices(len(source))
             picture = panel_picture(module, source, indices)
             for logger in trainer.loggers:
-                if isinstance(logger, WandbLog) and isinstance(module, Segmenter):
+                if isinstance(logger, WandbLog) and isinstance(module, Segmenter) and module.samples == "scenes":
                     logger.log_panels(module, source, indices, trainer.global_step)
+                elif isinstance(logger, WandbLog):
+                    logger.log_picture(picture, trainer.global_step)
             self.path = Path(trainer.default_root_dir) / "panels" / f"step_{trainer.global_step:07d}.png"
             save_png(self.path, picture)
 

@@ -58,6 +58,12 @@ class WandbLog(WandbLogger):
         if any(known.values()):
             write_json(path, known)
 
+    def log_picture(self, picture: np.ndarray, step: int) -> None:
+        """A drawn panel (H W 3 uint8), of methods whose samples are not label maps."""
+        import wandb
+
+        self.log_metrics({"panels": wandb.Image(picture)}, step)
+
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Ends the W&B run, so that the next run of this process gets one of its own."""

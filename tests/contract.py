@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import inspect
 import math
 import re
 import shlex
@@ -18,10 +19,12 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.checkpoint import AtomicIO
 from callbacks.reseed import Reseed
 from datamodules.base import SceneData
+from datamodules.episodes import EpisodeData, ObjectPictures, even_plans
 from datamodules.sources import SceneSource
 from tests.conftest import ROOT
 from zoo import hub, predict
 from zoo.base import Segmenter
+from zoo.visualize import save_png
 
 METHODS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/tiny.yaml"))
 CLASSES = ["ground", "thing", "sky"]
@@ -57,6 +60,52 @@ class SquareData(SceneData):
         return Squares()
 
 
+class SquareObjects(ObjectPictures):
+    """Each square's pictures as examples of one class; the first query is ignored everywhere."""
+
+    def picture(self, name):
+        return Squares().read(int(name[-1]))["image"]
+
+    def mask(self, name, class_id):
+        labels = Squares().read(int(name[-1]))["labels"]
+        return torch.where(labels == 255, labels, (labels == class_id).to(torch.uint8))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SquareEpisodes(EpisodeData):
+    batch_size: int = 2
+    workers: int = 0
+    size: int = 64
+    episodes: int = 7
+    ignored: bool = False              # every object and background of the evaluation and of training is ignored
+
+    def __post_init__(self):
+        self.name, self.classes = "square_episodes", CLASSES
+        super().__post_init__()
+
+    def names_by_class(self, split):
+        return {i: Squares.names[1:] for i in range(3)}
+
+    def make_plans(self, split):
+        return even_plans(self.names_by_class(split), self.shots, self.episodes, self.rng())
+
+    def pictures(self, split):
+        return SquareObjects()
+
+    def collate(self, samples):
+        batch = super().collate(samples)
+        if self.ignored:
+            batch["query_mask"].fill_(255)
+        return batch
+
+
+def data_for(model, **settings):
+    """What this kind of method learns from."""
+    if model.samples == "episodes":
+        return SquareEpisodes(**settings)
+    return SquareData(segments=model.samples == "segments", **settings)
+
+
 def build(method):
     seed_everything(0, verbose=False)
     config = yaml.safe_load((ROOT / "zoo" / method / "tiny.yaml").read_text())
@@ -82,7 +131,7 @@ def test_two_steps_train_and_the_loss_is_finite(method, tmp_path):
     model = build(method)
     before = copy.deepcopy(model.state_dict())
     fitted = trainer(tmp_path, 2)
-    fitted.fit(model, SquareData())
+    fitted.fit(model, data_for(model))
     assert math.isfinite(fitted.callback_metrics["train/loss"])
     assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -91,9 +140,10 @@ def test_every_parameter_that_learns_gets_a_gradient(method, tmp_path):
     model = build(method)
     model.trainer = trainer(tmp_path, 1)
     model.log_dict = model.log = lambda *args, **kwargs: None
-    scenes = [Squares().read(i) for i in (1, 2)]
-    batch = {key: torch.stack([s[key] for s in scenes]) for key in ("image", "labels")}
-    model.training_step(batch, 0).backward()
+    data = data_for(model)
+    data.trainer = model.trainer
+    samples = data.training()
+    model.training_step(data.collate([samples[visit, visit] for visit in (1, 2)]), 0).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -104,16 +154,16 @@ def test_a_resumed_run_equals_one_that_never_stopped(method, tmp_path):
                 trainer.save_checkpoint(tmp_path / "half.ckpt")
 
     whole = build(method)
-    trainer(tmp_path, 4, callbacks=[Reseed(0), Half()]).fit(whole, SquareData())
+    trainer(tmp_path, 4, callbacks=[Reseed(0), Half()]).fit(whole, data_for(whole))
     resumed = build(method)
-    trainer(tmp_path, 4).fit(resumed, SquareData(), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    trainer(tmp_path, 4).fit(resumed, data_for(resumed), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_bf16_trains_with_a_finite_loss(method, tmp_path):
-    fitted = trainer(tmp_path, 1, precision="bf16-mixed")
-    fitted.fit(build(method), SquareData())
+    fitted, model = trainer(tmp_path, 1, precision="bf16-mixed"), build(method)
+    fitted.fit(model, data_for(model))
     assert math.isfinite(fitted.callback_metrics["train/loss"])
 
 
@@ -168,15 +218,37 @@ def segmenter(method):
     return model
 
 
-def test_a_picture_of_odd_size_is_labelled_at_its_own_size(method):
+def prompt(model, folder):
+    """What the method is asked with, for a picture called picture.png: examples or masks where it needs them."""
+    takes = inspect.signature(model.predict).parameters
+    square = Squares().read(1)
+    save_png(folder / "a.png", square["image"].permute(1, 2, 0).numpy())
+    save_png(folder / "a_mask.png", 255 * (square["labels"] == 0).numpy().astype(np.uint8))
+    given = {}
+    if "support" in takes:
+        given["support"] = [[str(folder / "a.png"), str(folder / "a_mask.png")]]
+    if "masks" in takes:
+        for part in (0, 1):
+            mask = np.zeros((45, 71), np.uint8)
+            mask[:, 35 * part : 35 * part + 36] = 255
+            save_png(folder / "masks" / "picture" / f"{part}.png", mask)
+        given["masks"] = str(folder / "masks")
+    return model.prepare(**given)
+
+
+def test_a_picture_of_odd_size_is_labelled_at_its_own_size(method, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (45, 71, 3), dtype=np.uint8)
-    labels = segmenter(method).predict(picture).labels
-    assert labels.shape == (45, 71)
-    assert labels.max() < len(CLASSES)
+    save_png(tmp_path / "picture.png", picture)
+    model = segmenter(method)
+    answer = model.predict(tmp_path / "picture.png", **prompt(model, tmp_path))
+    assert answer.labels.shape == (45, 71)
+    assert set(np.unique(answer.labels)) <= {*range(len(answer.classes)), answer.ignore}
 
 
 def test_predictions_do_not_depend_on_the_batch(method):
     model = segmenter(method)
+    if model.samples != "scenes":
+        pytest.skip(f"{method} is asked picture by picture; its own tests compare batches")
     images = torch.stack([Squares().read(i)["image"] for i in (1, 2)])
     with torch.inference_mode():
         together = model.scores(images)
@@ -191,15 +263,17 @@ def test_an_all_ignored_batch_gives_a_finite_loss(method, tmp_path):
             source.names = source.names[:1]
             return source
 
-    fitted = trainer(tmp_path, 2)
-    fitted.fit(build(method), Ignored())
+    fitted, model = trainer(tmp_path, 2), build(method)
+    whole = SquareEpisodes(ignored=True) if model.samples == "episodes" else Ignored(segments=model.samples == "segments")
+    fitted.fit(model, whole)
     assert math.isfinite(fitted.callback_metrics["train/loss"])
 
 
 def evaluate(folder, method, devices):
     torch.set_num_threads(1)
     judge = trainer(folder, 1, devices=devices, strategy="ddp_fork" if devices > 1 else "auto", limit_val_batches=1.0)
-    return judge.validate(build(method), SquareData(), verbose=False)[0]
+    model = build(method)
+    return judge.validate(model, data_for(model), verbose=False)[0]
 
 
 def test_two_processes_judge_an_odd_number_of_pictures_as_one(method, tmp_path):

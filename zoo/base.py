@@ -16,13 +16,14 @@ from zoo.visualize import colourise, overlay
 
 
 class Method(LightningModule):
-    """Normalisation, logging names, optimiser, loading. A method adds `training_step` and `evaluator`.
+    """Normalisation, logging names, optimiser, loading, frozen bases. A method adds `training_step` and `evaluator`.
 
     classes: names in the order of ids; palette: RGB 0..255 of each (a distinct one by default); ignore: the label value
     that counts nowhere; mean, std: of RGB in 0..1; recipe: the plain config this object was built from (see hub.build).
     """
 
     samples = "scenes"                          # what it learns from: scenes, segments or episodes (datamodules/samples.py)
+    frozen: tuple[str, ...] = ()                # submodules that never learn and that no checkpoint holds, as ("net.clip",)
 
     def __init__(
         self,
@@ -47,6 +48,51 @@ class Method(LightningModule):
             raise UserError(f"{type(self).__name__} needs {self.samples}, this set gives {data.samples}", f"data={data.name}",
                             "data.segments=true|false changes it" if {data.samples, self.samples} == {"scenes", "segments"}
                             else "choose another set")
+
+    def freeze(self) -> None:
+        """Ends the making of a method that has `frozen` parts: they take no gradient and stay in eval mode."""
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Method":
+        super().train(mode)
+        for name in self.frozen:                            # no DropPath, no batch statistics, whoever calls train()
+            self.get_submodule(name).eval()
+        return self
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """What learns and what depends on it; of frozen bases nothing."""
+        prefix = kwargs.get("prefix", "")
+        state = super().state_dict(*args, **kwargs)
+        for key in [key for key in state if self._is_frozen(key.removeprefix(prefix))]:
+            del state[key]
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor], strict: bool = True, assign: bool = False):
+        """As torch's; strict means all of `state_dict()`."""
+        kept = {key: value for key, value in super().state_dict().items() if self._is_frozen(key)}
+        return super().load_state_dict(state | kept, strict, assign)
+
+    def _is_frozen(self, key: str) -> bool:
+        return key.startswith(tuple(f"{name}." for name in self.frozen))
+
+    def bases(self) -> dict[str, str]:
+        """{name: sha256 of its weights} of the frozen bases; an export names them, and loads onto no others."""
+        return {}
+
+    def take_classes(self, classes: list[str], palette: list[tuple[int, int, int]] | None, where: str) -> None:
+        """Prepares for judging a set of these classes; a method of fixed classes refuses all but its own."""
+        if list(classes) != self.classes:
+            raise UserError(
+                f"the weights know {len(self.classes)} classes ({', '.join(self.classes[:4])}, ...), the data "
+                f"{len(classes)} ({', '.join(classes[:4])}, ...)",
+                where,
+                "judge on the data they were trained for",
+            )
+
+    def closing(self, data, folder: Path) -> list[str]:
+        """What a finished run says beside its metrics, line by line; pictures and tables are written into `folder`."""
+        return []
 
     def normalise(self, images: Tensor) -> Tensor:
         """B 3 H W, 0..255 of any type -> float with the encoder's mean 0 and standard deviation 1."""
@@ -107,8 +153,9 @@ class Segmenter(Method):
         """3 H W, 0..255 -> H W labels of one pass; full-size scores exist for `rows` rows at a time."""
         raise NotImplementedError
 
-    def panel(self, image: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-        """Pictures that show one validation sample, by caption. image: 3 H W uint8; labels: H W."""
+    def panel(self, sample: dict) -> dict[str, np.ndarray]:
+        """Pictures that show one validation sample, by caption. sample: as the data's source reads it."""
+        image, labels = sample["image"], sample["labels"]
         picture = image.permute(1, 2, 0).cpu().numpy()
         guess = self.inference.labels(self, image.to(self.device)).cpu().numpy()
         return {
@@ -147,6 +194,10 @@ class Segmenter(Method):
         for name, value in self.metrics[split].compute().items():
             self.log(f"{split}/{name}", torch.as_tensor(value, dtype=torch.float64).float(), rank_zero_only=False)
         self.log("step", float(self.global_step))
+
+    def prepare(self, **prompt) -> dict:
+        """What `predict` takes for this prompt, made once for many pictures (a few-shot model reads its examples here)."""
+        return prompt
 
     @torch.inference_mode()
     def predict(self, picture: "str | Path | np.ndarray | Tensor") -> Segmentation:

@@ -44,6 +44,8 @@ def export(method, folder: str | Path, source: dict) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = method.recipe | {"source": source}
+    if bases := method.bases():
+        recipe["bases"] = bases
     tensors = {name: value.detach().cpu().contiguous() for name, value in method.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(tensors, {"recipe": json.dumps(recipe)}))
     recipe["sha256"] = sha256_of(folder / WEIGHTS)
@@ -146,8 +148,18 @@ def load(weights: str | Path):
     """The method with its weights, strict."""
     state, recipe = read(weights)
     method = build(recipe["model"], recipe["classes"], [tuple(c) for c in recipe["palette"]] or None, recipe["ignore"])
+    check_bases(method, recipe, weights)
     fit(method, state, weights)
     return method
+
+
+def check_bases(method, recipe: dict, where) -> None:
+    """Refuses weights that were trained on another frozen base."""
+    wanted, here = recipe.get("bases", {}), method.bases()
+    for name, sha in wanted.items():
+        if here.get(name) != sha:
+            what = f"made for another {name} (sha256 {sha[:12]}..., here {str(here.get(name))[:12]}...)"
+            raise UserError(what, where, f"give the {name} they were trained on in the model's settings")
 
 
 def fit(method, state: dict[str, Tensor], where) -> None:

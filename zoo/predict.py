@@ -1,5 +1,7 @@
 """Label pictures: python -m zoo.predict weights=<run> image=<file, folder or glob> [out=predictions] [inference.mode=slide]
 
+What a method is asked with goes beside them: classes=[cat,sofa] (open vocabulary), masks=<folder> (proposals),
+support=[[a.jpg,a_mask.png]] (by example), memory=<file> (examples read before); see the method's card.
 For each picture: <name>_mask.png (class numbers with a palette, the picture's own size) and <name>_overlay.jpg; beside
 them classes.txt and legend.png. A second start skips what is there.
 """
@@ -12,7 +14,8 @@ from datamodules.errors import UserError, door
 from datamodules.files import write_bytes, write_text
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
-PLAIN = ("weights", "image", "out")     # values that may hold anything: taken before Hydra reads the rest
+PROMPTS = ("classes", "masks", "support", "memory")
+PLAIN = ("weights", "image", "out", *PROMPTS)     # values that may hold anything: taken before Hydra reads the rest
 CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 
 
@@ -43,7 +46,7 @@ def parse(arguments: list[str]) -> tuple[dict[str, str], dict]:
         with initialize_config_dir(CONFIGS, version_base="1.3"):
             return given, check(OmegaConf.to_container(compose("predict", rest), resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
-        mend = "keys are weights, image, out, device, overwrite and inference (see configs/predict.yaml)"
+        mend = f"keys are {', '.join(PLAIN)}, device, overwrite and inference (see configs/predict.yaml)"
         raise UserError(str(error).splitlines()[0], " ".join(rest), mend) from error
 
 
@@ -64,6 +67,27 @@ def pictures(image: str) -> list[tuple[Path, str]]:
     if len(set(names)) < len(names):  # a.jpg beside a.png, or equal names in two folders
         names = [str(p.relative_to(root) if not p.is_absolute() else p.relative_to(p.anchor)).replace(".", "_") for p in files]
     return list(zip(files, names))
+
+
+def asked(given: dict[str, str], model) -> dict:
+    """The prompts among what was given, read as YAML without types (a class may be called `no`), for `model.predict`."""
+    import inspect
+
+    import yaml
+
+    takes = inspect.signature(model.predict).parameters
+    prompt = {}
+    for key in PROMPTS:
+        if key in given:
+            if key not in takes:
+                known = [name for name in PROMPTS if name in takes]
+                mend = f"it takes {', '.join(known)}" if known else "it labels its own classes without being asked"
+                raise UserError(f"{type(model).__name__} takes no {key}=", f"{key}={given[key]}", mend)
+            try:
+                prompt[key] = yaml.load(given[key], yaml.BaseLoader)
+            except yaml.YAMLError as error:
+                raise UserError("brackets or quotes do not match", f"{key}={given[key]}", f"e.g. {key}=[one,two]") from error
+    return prompt
 
 
 def check_device(name: str) -> None:
@@ -87,8 +111,7 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
     check_device(cfg["device"])
     model = zoo.load(given["weights"], cfg["device"])
     model.inference = make(cfg["inference"])
-    write_text(out / "classes.txt", "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in zip(model.classes, model.palette)))
-    save_png(out / "legend.png", legend(model.classes, model.palette))
+    prompt = model.prepare(**asked(given, model))
     masks, failed = [], []
     for number, (file, name) in enumerate(todo, 1):
         mask, over = out / f"{name}_mask.png", out / f"{name}_overlay.jpg"
@@ -98,12 +121,14 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
             continue
         start = time.perf_counter()
         try:
-            answer = model.predict(file)
+            answer = model.predict(file, **prompt)
         except UserError as error:
             print(f"[{number}/{len(todo)}] error: {error}", file=sys.stderr)
             failed.append(file)
             continue
-        save_label_png(mask, answer.labels, model.palette)
+        write_text(out / "classes.txt", "".join(f"{c} {r} {g} {b}\n" for c, (r, g, b) in zip(answer.classes, answer.palette)))
+        save_png(out / "legend.png", legend(answer.classes, answer.palette))
+        save_label_png(mask, answer.labels, answer.palette)
         write_bytes(over, encoded(Image.fromarray(answer.overlay()), "JPEG"))
         shares = ", ".join(f"{c} {100 * s:.0f} %" for c, s in list(answer.shares().items())[:4])
         h, w = answer.labels.shape

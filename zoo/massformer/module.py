@@ -74,7 +74,7 @@ class MaSSFormer(Segmenter):
         return bands(lambda start, stop: self.net.semantic_rows(out, start, stop)[0], out.size[0], rows)
 
     @torch.inference_mode()
-    def panel(self, image: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-        out = self.net(self.normalise(image[None].to(self.device)), auxiliary=True)
+    def panel(self, sample: dict) -> dict[str, np.ndarray]:
+        out = self.net(self.normalise(sample["image"][None].to(self.device)), auxiliary=True)
         edge = F.interpolate(out.edge.float(), out.padded, mode="bilinear")[0, 0, : out.size[0], : out.size[1]].sigmoid()
-        return super().panel(image, labels) | {"edge": heat(edge.cpu().numpy())}
+        return super().panel(sample) | {"edge": heat(edge.cpu().numpy())}
