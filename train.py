@@ -17,13 +17,15 @@ def main(cfg: DictConfig) -> None:
 
 
 def run(cfg: dict) -> dict[str, dict[str, float]]:
-    """One run of a plain, resolved config. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
+    """One run of a plain, resolved config, or an experiment's stages. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
     from callbacks.checkpoint import check_monitor, resume_point
     from callbacks.panels import save_panels
     from callbacks.trainer import build_trainer, fit, judge, start_seed
     from datamodules.settings import make
-    from zoo import hub, report, runs
+    from zoo import hub, pipeline, report, runs
 
+    if "stages" in cfg:
+        return pipeline.run(cfg)
     cfg = runs.resumed(cfg) if cfg["resume"] else runs.check(cfg)
     data = make(cfg["data"])
     data.setup("fit")

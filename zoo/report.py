@@ -29,23 +29,24 @@ def print_table(title: str, columns: dict[str, Figures]) -> None:
     """
     columns = {name: column for name, column in columns.items() if column}
     means = dict.fromkeys(key for column in columns.values() for key in column if "/" not in key)
-    _print(title, "%", {row: [column.get(row) for column in columns.values()] for row in means}, list(columns))
+    print_rows(title, "%", {row: [column.get(row) for column in columns.values()] for row in means}, list(columns))
     detailed = [name for name, column in columns.items() if any("/" in key for key in column)]
     if detailed:
         split = [(*key.split("/", 1), value) for key, value in columns[detailed[-1]].items() if "/" in key]
         figures, classes = list(dict.fromkeys(f for f, _, _ in split)), list(dict.fromkeys(c for _, c, _ in split))
         values = {(figure, name): value for figure, name, value in split}
         rows = {name: [values.get((figure, name)) for figure in figures] for name in classes}
-        _print(f"{title}, {detailed[-1]}, by class", "%", rows, figures)
+        print_rows(f"{title}, {detailed[-1]}, by class", "%", rows, figures)
 
 
-def _print(title: str, corner: str, rows: dict[str, list[float | None]], names: list[str]) -> None:
+def print_rows(title: str, corner: str, rows: dict[str, list[float | str | None]], names: list[str]) -> None:
+    """A table on the screen: fractions in percent, words as they are, - for what is unknown."""
     table = Table(title=title, title_justify="left")
     table.add_column(corner)
     for name in names:
         table.add_column(name, justify="right")
     for row, values in rows.items():
-        table.add_row(row, *("-" if v is None or v != v else f"{100 * v:.2f}" for v in values))
+        table.add_row(row, *(v if isinstance(v, str) else "-" if v is None or v != v else f"{100 * v:.2f}" for v in values))
     Console(width=100 if not Console().is_terminal else None).print(table)
 
 

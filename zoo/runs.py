@@ -28,6 +28,14 @@ def open_run(config: dict, data: str) -> Path:
     """
     if config["resume"]:
         return Path(config["resume"])
+    if config.get("folder"):
+        folder = Path(str(config["folder"]))
+        if rank() == 0:
+            if (folder / "config.yaml").exists():
+                raise UserError("a run is here", folder, f"go on with resume={folder}, or give another folder")
+            make_folder(folder)
+            save_config(folder, config)
+        return folder
     if rank() and RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     room = config["model"]["_target_"].split(".")[1]
