@@ -1,4 +1,4 @@
-"""Judge weights: python evaluate.py weights=<run, export, .ckpt or .safetensors> [data=... split=test inference=slide ...]
+"""Judge weights: python evaluate.py weights=<run, export, .ckpt or .safetensors> [data=... split=test +model.key=value ...]
 
 Without data= the run's own data set is taken, with the settings of its config.yaml.
 """
@@ -25,7 +25,7 @@ def run(cfg: dict) -> dict[str, float]:
     runs.check(cfg)
     if not cfg["weights"]:
         raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
-    model = hub.load(cfg["weights"])
+    model = hub.load(cfg["weights"], cfg["model"])
     cfg = runs.with_run_data(cfg)
     data = make(cfg["data"])
     model.check_data(data)
@@ -39,6 +39,8 @@ def run(cfg: dict) -> dict[str, float]:
     source = {"weights": str(cfg["weights"]), "sha256": hub.sha256(cfg["weights"]), "data": data.name, **runs.environment()}
     path = report.write_results(out, results, source | {"inference": cfg["inference"]}, f"evaluation_{cfg['split']}.json")
     report.print_table(f"{data.name} {cfg['split']}", results)
+    for line in model.closing(data, out) if cfg["closing"] else ():
+        print(line)
     print(f"figures: {path}")
     return results["ours"]
 

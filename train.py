@@ -17,7 +17,10 @@ def main(cfg: DictConfig) -> None:
 
 
 def run(cfg: dict) -> dict[str, dict[str, float]]:
-    """One run of a plain, resolved config, or an experiment's stages. Returns its figures as fractions: {"untrained": {...}, "trained": {...}}."""
+    """One run of a plain, resolved config, or an experiment's stages.
+
+    Returns the run's figures as fractions: {"untrained": {...}, "trained": {...}}.
+    """
     from callbacks.checkpoint import check_monitor, resume_point
     from callbacks.panels import save_panels
     from callbacks.trainer import build_trainer, fit, judge, start_seed
@@ -44,6 +47,7 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     if cfg["untrained"] and "untrained" not in results:
         results["untrained"] = judge(trainer, model, data, "val")
         report.write_results(folder, results)
+    data.wrap = model.wrap
     fit(trainer, model, data, resume_point(folder))
 
     hub.fit(model, *hub.best_of(folder))

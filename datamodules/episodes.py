@@ -10,6 +10,7 @@ all different, as functions of (seed, visit). Objects of other classes are backg
 the test, as in the published protocols. A picture on which nothing of the object is left at `size` is passed over.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -198,6 +199,22 @@ class Pool:
     def __len__(self) -> int:
         return sum(map(len, self.names.values()))
 
+    def views(self) -> Iterator[View]:
+        """Every picture with its class's mask as training may show it, for what is computed once for all visits."""
+        if self.colour:
+            mend = "set it to 0, or keep no latents"
+            raise UserError("colours change with every visit, so latents cannot be kept", "data.colour", mend)
+        for class_id in self.ids:
+            for name in self.names[class_id]:
+                for mirrored in self._mirrored():
+                    yield view(self.pictures, name, class_id, self.size, mirrored)
+
+    def view_count(self) -> int:
+        return len(self) * len(self._mirrored())
+
+    def _mirrored(self) -> list[bool]:
+        return {0: [False], 1: [True]}.get(self.flip, [False, True])
+
     def draw(self, shots: int, rng: np.random.Generator) -> Episode:
         """With fewer shots, the same generator gives the same query and the first of the same supports."""
         class_id = self.ids[rng.integers(len(self.ids))]
@@ -226,6 +243,12 @@ class Drawn(Dataset):
 
     def __len__(self) -> int:
         return len(self.pool)
+
+    def views(self) -> Iterator[View]:
+        return self.pool.views()
+
+    def view_count(self) -> int:
+        return self.pool.view_count()
 
     def shots_of(self, visit: int) -> int:
         low, high = self.shots

@@ -113,8 +113,21 @@ class Method(LightningModule):
     def configure_optimizers(self) -> dict:
         return self.optimisation.configure(self, self.trainer.estimated_stepping_batches)
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clips to `optimisation.clip`; a value given to the trainer itself comes before it."""
+        largest = self.optimisation.clip if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, largest, gradient_clip_algorithm)
+
+    def saved_recipe(self) -> dict:
+        """What an export or checkpoint is rebuilt from; a method may leave out what its weights replace."""
+        return self.recipe
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["zoo"] = self.recipe
+        checkpoint["zoo"] = self.saved_recipe()
+
+    def wrap(self, dataset):
+        """The training data set as this method wants it loaded (with cached latents, say); torch Dataset -> the same."""
+        return dataset
 
 
 @dataclass
@@ -133,7 +146,7 @@ class Segmentation:
     def shares(self) -> dict[str, float]:
         """Share of the picture's pixels of each class that occurs, largest first."""
         ids, counts = np.unique(self.labels, return_counts=True)
-        order = np.argsort(-counts)
+        order = [i for i in np.argsort(-counts) if ids[i] != self.ignore]
         return {self.classes[ids[i]]: float(counts[i] / self.labels.size) for i in order}
 
 

@@ -43,7 +43,7 @@ def export(method, folder: str | Path, source: dict) -> Path:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = method.recipe | {"source": source}
+    recipe = method.saved_recipe() | {"source": source}
     if bases := method.bases():
         recipe["bases"] = bases
     tensors = {name: value.detach().cpu().contiguous() for name, value in method.state_dict().items()}
@@ -144,10 +144,11 @@ def check_sums(path: Path) -> None:
         raise UserError(f"not the weights of the {RECIPE} beside it (sha256)", path, "copy or download both again")
 
 
-def load(weights: str | Path):
-    """The method with its weights, strict."""
+def load(weights: str | Path, changes: dict | None = None):
+    """The method with its weights, strict; changes: settings of its recipe's model that are to be others."""
     state, recipe = read(weights)
-    method = build(recipe["model"], recipe["classes"], [tuple(c) for c in recipe["palette"]] or None, recipe["ignore"])
+    palette = [tuple(c) for c in recipe["palette"]] or None
+    method = build(recipe["model"] | (changes or {}), recipe["classes"], palette, recipe["ignore"])
     check_bases(method, recipe, weights)
     fit(method, state, weights)
     return method

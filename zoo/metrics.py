@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.detection import PanopticQuality
 
 from datamodules.errors import UserError
 
@@ -148,3 +149,138 @@ def f1(found: Tensor, predicted: Tensor, recalled: Tensor, true: Tensor) -> Tens
     precision, recall = found / predicted.clamp(min=1), recalled / true.clamp(min=1)
     value = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
     return value.where(predicted + true > 0, torch.nan)
+
+
+# -- episodes ----------------------------------------------------------------------------------------------------------
+class EpisodeIoU(Metric):
+    """mIoU and FB-IoU of few-shot episodes, as HSNet (Min et al., ICCV 2021) counts them.
+
+    Areas are summed over the episodes of a class, and IoU is taken of the sums: it is no mean over episodes. mIoU is the
+    mean of the foreground's IoU over the classes `ids` that are judged; FB-IoU the mean of two IoUs, background's and
+    foreground's, of these classes' areas together. A class without any area counts 0, as in the published figures.
+    classes: names by id; ids: those that are judged (None: all). alone: one process judges by itself, nothing is added over
+    processes.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    intersection: Tensor  # 2 K: background and foreground, by class
+    union: Tensor  # 2 K
+
+    def __init__(self, classes: Sequence[str], ids: Sequence[int] | None = None, alone: bool = False):
+        super().__init__(sync_on_compute=not alone)
+        self.classes = list(classes)
+        self.ids = sorted(range(len(self.classes)) if ids is None else ids)
+        for name in ("intersection", "union"):
+            self.add_state(name, torch.zeros(2, len(self.classes), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, truth: Tensor, class_id: int) -> None:
+        """Both H W, 1 where the class is and 0 where it is not; other values of the truth (255) count nowhere."""
+        if prediction.shape != truth.shape:
+            raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size")
+        truth = truth.to(prediction.device)
+        for label in (0, 1):
+            said, true = (prediction == label) & (truth <= 1), truth == label
+            both = (said & true).sum()
+            self.intersection[label, class_id] += both
+            self.union[label, class_id] += said.sum() + true.sum() - both
+
+    def compute(self) -> dict[str, float]:
+        """mIoU and FB-IoU, then IoU/<class> of those that are judged."""
+        intersection, union = (areas[:, self.ids].cpu().double() for areas in (self.intersection, self.union))
+        each = intersection[1] / union[1].clamp(min=1)
+        sides = intersection.sum(1) / union.sum(1).clamp(min=1)
+        values = {"mIoU": each.mean(), "FB-IoU": sides.mean()}
+        values |= {f"IoU/{self.classes[i]}": value for i, value in zip(self.ids, each, strict=True)}
+        return {name: float(value) for name, value in values.items()}
+
+
+class OpenVocabulary(Metric):
+    """Figures of label maps and masks whose classes were named at will, some of them `seen` in training.
+
+    mIoU is detectron2's present definition: the mean over the classes that occur in the labels; mIoU_older (its wheels up to
+    0.6) divides the same sum by the number of classes that occur in labels or predictions. Pixels labelled `ignore` are left
+    out whatever was predicted there; `ignore` as a prediction is a pixel that was given no class, and a miss. mIoU_seen and
+    mIoU_unseen are the mean's two parts. mask_acc: the share of masks that are named rightly. Several classes may have one
+    name: a class is its number. things: numbers of the classes whose segments are told apart, for PQ (None: without PQ).
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    confusion: Tensor  # K K+1, rows are labels, columns predictions, the last one none
+    masks: Tensor  # K 2: named rightly, all
+
+    def __init__(self, classes: Sequence[str], seen: Sequence[bool], ignore: int = 255, things: Sequence[int] | None = None):
+        super().__init__()
+        repeated = {name for name in classes if classes.count(name) > 1}
+        self.classes = [f"{name} ({i})" if name in repeated else name for i, name in enumerate(classes)]
+        self.seen, self.ignore = torch.tensor([bool(s) for s in seen]), ignore
+        K = len(self.classes)
+        self.add_state("confusion", torch.zeros(K, K + 1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("masks", torch.zeros(K, 2, dtype=torch.int64), dist_reduce_fx="sum")
+        self.panoptic = None if things is None else Panoptic(K, things)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Integer maps H W of one picture."""
+        if prediction.shape != truth.shape:
+            raise ValueError(f"prediction {tuple(prediction.shape)} and labels {tuple(truth.shape)} differ in size")
+        K = len(self.classes)
+        counts = torch.zeros(K * (K + 1), dtype=torch.int64, device=prediction.device)
+        for p, t in zip(prediction.flatten().split(CHUNK), truth.to(prediction.device).flatten().split(CHUNK), strict=True):
+            counted = t != self.ignore
+            p, t = p[counted].long(), t[counted].long()
+            p = p.masked_fill(p == self.ignore, K)
+            if len(t):
+                check_range(p, K + 1, "a prediction")
+                check_range(t, K, "a label")
+            counts += torch.bincount(t * (K + 1) + p, minlength=len(counts))
+        self.confusion += counts.view(K, K + 1).to(self.confusion.device)
+
+    def update_masks(self, prediction: Tensor, truth: Tensor) -> None:
+        """Classes of N masks."""
+        truth, right = truth.to(self.masks.device), (prediction == truth.to(prediction.device)).long().to(self.masks.device)
+        self.masks.index_add_(0, truth, torch.stack([right, torch.ones_like(right)], 1))
+
+    def compute(self) -> dict[str, float]:
+        """Means, then IoU/<class>; NaN where there is nothing to take a mean of."""
+        confusion = self.confusion.cpu().double()
+        right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)
+        iou = (right / (true + predicted - right)).where(true > 0, torch.nan)
+        values = {"mIoU": iou.nanmean(), "mIoU_older": iou.nansum() / ((true + predicted) > 0).sum()}
+        values |= {"mIoU_seen": iou[self.seen].nanmean(), "mIoU_unseen": iou[~self.seen].nanmean()}
+        values |= {"aAcc": right.sum() / true.sum(), "mAcc": (right / true).nanmean()}
+        masks = self.masks.cpu().double()
+        parts = {"mask_acc": masks, "mask_acc_seen": masks[self.seen], "mask_acc_unseen": masks[~self.seen]}
+        values |= {name: part[:, 0].sum() / part[:, 1].sum() for name, part in parts.items()}
+        if self.panoptic is not None:
+            values |= self.panoptic.compute()
+        values |= {f"IoU/{name}": value for name, value in zip(self.classes, iou, strict=True)}
+        return {name: float(value) for name, value in values.items()}
+
+
+class Panoptic(PanopticQuality):
+    """Panoptic quality by torchmetrics, summed over the data set: PQ, SQ, RQ and the PQ of things and of stuff.
+
+    Means run over the classes of which there is a segment, true or predicted, as in panopticapi. things: numbers of the
+    classes whose segments are told apart, of `classes` in all.
+    """
+
+    def __init__(self, classes: int, things: Sequence[int]):
+        stuff = set(range(classes)) - set(things)
+        super().__init__(set(things), stuff, allow_unknown_preds_category=True, return_sq_and_rq=True, return_per_class=True)
+        self.is_thing = torch.tensor([number in self.things for number in self.cat_id_to_continuous_id])
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """H W 2 each: class and number of the segment of every pixel; a class that is none (-1) is void."""
+        super().update(prediction[None].to(self.iou_sum.device), truth[None].to(self.iou_sum.device))
+
+    def compute(self) -> dict[str, float]:
+        rows = super().compute().cpu()                                             # K 3: PQ, SQ, RQ
+        present = (self.true_positives + self.false_positives + self.false_negatives > 0).cpu()
+        values = dict(zip(("PQ", "SQ", "RQ"), rows[present].T, strict=True))
+        values |= {"PQ_things": rows[present & self.is_thing, 0], "PQ_stuff": rows[present & ~self.is_thing, 0]}
+        return {name: float(value.mean()) for name, value in values.items()}

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 SCHEDULES = {
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
     "poly": lambda t: (1 - t) ** 0.9,
+    "steps": lambda t: 0.1 ** ((t >= 0.88) + (t >= 0.96)),     # Mask2Former's and Mask-Adapter's
     "constant": lambda t: 1.0,
 }
 
@@ -21,7 +22,8 @@ class Optimisation:
 
     lr_factors: learning rate factor by prefix of a parameter's name ({"net.encoder": 0.1}); the longest prefix counts.
     no_decay: parts of names that get no weight decay; norms never do, biases do.
-    schedule: cosine | poly | constant over the run, after `warmup` steps of linear rise.
+    schedule: cosine | poly | steps (x 0.1 at 88 % and 96 %) | constant over the run, after `warmup` steps of linear rise.
+    clip: the gradients' largest total norm; null leaves them as they are.
     """
 
     lr: float = 3e-4
@@ -31,13 +33,14 @@ class Optimisation:
     warmup: int = 0
     lr_factors: dict[str, float] = field(default_factory=dict)
     no_decay: tuple[str, ...] = ()
+    clip: float | None = None
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule} must be one of {', '.join(SCHEDULES)}")
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0:
-            found = f"lr={self.lr}, weight_decay={self.weight_decay}, warmup={self.warmup}"
-            raise ValueError(f"{found}: lr must be positive, the others not negative")
+        if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0 or (self.clip or 1) <= 0:
+            found = f"lr={self.lr}, weight_decay={self.weight_decay}, warmup={self.warmup}, clip={self.clip}"
+            raise ValueError(f"{found}: lr and clip must be positive, the others not negative")
 
     def groups(self, module: nn.Module) -> list[dict]:
         """What learns, by (learning rate, decay)."""
