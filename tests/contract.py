@@ -84,7 +84,7 @@ class SquareEpisodes(EpisodeData):
         super().__post_init__()
 
     def names_by_class(self, split):
-        return {i: Squares.names[1:] for i in range(3)}
+        return dict.fromkeys(range(3), Squares.names[1:])
 
     def make_plans(self, split):
         return even_plans(self.names_by_class(split), self.shots, self.episodes, self.rng())
