@@ -1,12 +1,16 @@
 """What all tests share: where outside fixtures lie, and no network."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+if "ZOO_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="zoo-cache-")       # gone with the tests
+    os.environ["ZOO_CACHE"] = CACHE.name
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -209,9 +208,7 @@ def test_open_clip_knows_its_entries():
 
 def test_list_prints_names_sizes_and_licences_without_importing_torch():
     script = "import sys; from zoo import hub; hub.main(['list']); print('torch' in sys.modules)"
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert time.perf_counter() - start < 5
     *table, loaded = done.stdout.splitlines()
     assert loaded == "False", done.stdout + done.stderr
     assert table[0].split() == ["name", "size", "here", "converter", "licence"]

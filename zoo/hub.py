@@ -148,10 +148,17 @@ def load(weights: str | Path, changes: dict | None = None):
     """The method with its weights, strict; changes: settings of its recipe's model that are to be others."""
     state, recipe = read(weights)
     palette = [tuple(c) for c in recipe["palette"]] or None
-    method = build(recipe["model"] | (changes or {}), recipe["classes"], palette, recipe["ignore"])
+    method = build(merged(recipe["model"], changes or {}), recipe["classes"], palette, recipe["ignore"])
     check_bases(method, recipe, weights)
     fit(method, state, weights)
     return method
+
+
+def merged(settings: dict, changes: dict) -> dict:
+    """The settings with the changed ones in their places, at any depth."""
+    inner = {key: merged(settings[key], value) for key, value in changes.items()
+             if isinstance(value, dict) and isinstance(settings.get(key), dict)}  # fmt: skip
+    return settings | changes | inner
 
 
 def check_bases(method, recipe: dict, where) -> None:

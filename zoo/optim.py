@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 SCHEDULES = {
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+    "linear": lambda t: 1 - t,
     "poly": lambda t: (1 - t) ** 0.9,
     "steps": lambda t: 0.1 ** ((t >= 0.88) + (t >= 0.96)),     # Mask2Former's and Mask-Adapter's
     "constant": lambda t: 1.0,
@@ -22,7 +23,8 @@ class Optimisation:
 
     lr_factors: learning rate factor by prefix of a parameter's name ({"net.encoder": 0.1}); the longest prefix counts.
     no_decay: parts of names that get no weight decay; norms never do, biases do.
-    schedule: cosine | poly | steps (x 0.1 at 88 % and 96 %) | constant over the run, after `warmup` steps of linear rise.
+    schedule: cosine | linear | poly | steps (x 0.1 at 88 % and 96 %) | constant over the run, after `warmup` steps of
+    linear rise.
     clip: the gradients' largest total norm; null leaves them as they are.
     """
 

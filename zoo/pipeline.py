@@ -12,7 +12,8 @@ An experiment lists them, each with its door and what is given to it on the comm
 `<base>` is the folder of an earlier stage, of the same seed where that stage has seeds. A stage with `seeds` is run once with
 each, as seed=. A finished stage is marked by the file `done` with the hash of its resolved config and of the stages it stands
 on; the same again is skipped, an unfinished training goes on, and another config is refused. `use: {base: <folder>}` puts a
-folder of the user's in a stage's place. The tables print mean and standard deviation over the seeds.
+folder of the user's in a stage's place. The tables print mean and standard deviation over the seeds; `mean: true` adds a row
+with the mean over the others.
 """
 
 import copy
@@ -175,6 +176,8 @@ def tables(cfg: dict, stages: list[Stage]) -> dict[str, dict]:
                    for heading, path in table["figures"].items()}
             for name in table["rows"]
         }
+        if table.get("mean"):
+            rows["mean"] = {heading: over([row[heading] for row in rows.values()]) for heading in table["figures"]}
         seeds = max((len(cell["values"]) for row in rows.values() for cell in row.values()), default=0)
         print_rows(f"{table['title']} (mean and standard deviation of {seeds} seed{'s' * (seeds != 1)})", "%",
                    {name: [said(cell) for cell in row.values()] for name, row in rows.items()}, list(table["figures"]))
@@ -203,6 +206,12 @@ def spread(values: list[float]) -> dict:
         "std": statistics.stdev(known) if len(known) > 1 else None,
         "values": [value if value == value else None for value in values],
     }
+
+
+def over(cells: list[dict]) -> dict:
+    """The mean over rows, seed by seed: over folds, say."""
+    return spread([statistics.fmean(values) if None not in values else math.nan
+                   for values in zip(*(cell["values"] for cell in cells))])  # fmt: skip
 
 
 def said(cell: dict) -> str:

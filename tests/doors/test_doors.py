@@ -15,7 +15,7 @@ import evaluate
 import train
 from datamodules.errors import UserError
 from tests.conftest import ROOT
-from zoo import predict
+from zoo import pipeline, predict
 
 FEW = ["trainer.max_steps=4", "trainer.val_check_interval=2", "save.every=2", "data.n_val=3", "data.n_train=8", "data.n_test=2",
        "data.size=96", "data.crop=64", "data.batch_size=2", "callbacks.panels.count=2", "model.criterion.points=64",
@@ -148,8 +148,12 @@ def test_two_runs_of_one_name_are_refused(run):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes(path):
-    cfg = config("train", f"experiment={path.stem}", "data.root=somewhere")
-    assert cfg["model"]["_target_"].startswith("zoo.")
+    if "stages:" in path.read_text():
+        stages = pipeline.stages_of(config("train", f"experiment={path.stem}"))
+        assert all(stage.config["model"]["_target_"].startswith("zoo.") for stage in stages if stage.door == "train")
+    else:
+        cfg = config("train", f"experiment={path.stem}", "data.root=somewhere")
+        assert cfg["model"]["_target_"].startswith("zoo.")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "model").glob("*.yaml")), ids=lambda p: p.stem)

@@ -28,7 +28,11 @@ CAPTION_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Phase:
-    """zoom: side of what is shown, in radii of one of its objects; scenes: every second batch is one of whole scenes."""
+    """zoom: side of what is shown, in radii of one of its objects; scenes: every second batch is one of whole scenes.
+
+    text: whether the text tower learns. Where it does not, the phase starts from the mean of the weights and leaves the text
+    tower as it is from then on: the text-to-image UNet reads the same tower, and need not wait for the rest.
+    """
 
     pool: str
     steps: int
@@ -37,6 +41,7 @@ class Phase:
     lr: float
     zoom: tuple[float, float]
     scenes: bool = False
+    text: bool = True
 
 
 PHASES = [
@@ -44,6 +49,8 @@ PHASES = [
     Phase("single", 1100, 64, 48, 1e-3, (2.2, 8.0)),
     Phase("scene", 3000, 64, 64, 1e-3, (2.0, 4.5)),
     Phase("scene", 1400, 96, 32, 5e-4, (2.0, 4.5), scenes=True),
+    Phase("scene", 2600, 64, 64, 1e-3, (1.9, 3.6), text=False),
+    Phase("scene", 700, 96, 32, 4e-4, (1.9, 4.0), scenes=True, text=False),
 ]
 WHOLE = (128, 24)  # pixels and batch of whole scenes
 POOLS = {"solo": (0, 6000, 64), "single": (10_000, 6000, 96), "scene": (20_000, 5000, 256)}  # start, count, pixels
@@ -127,6 +134,8 @@ class Curriculum:
             if number < phase.steps:
                 break
             number -= phase.steps
+        if not phase.text:
+            self.keep_text(start=number == 0)
         whole = phase.scenes and number % 2 == 1
         side, batch = WHOLE if whole else (phase.side, phase.batch)
         pool = self.pools[phase.pool]
@@ -146,6 +155,14 @@ class Curriculum:
         self.model.logit_scale.data.clamp_(max=np.log(100))
         self.average.update_parameters(self.model)
         return {"loss": loss.item(), "hits": hits}
+
+
+    def keep_text(self, start: bool) -> None:
+        """From the start of such a phase on, the text tower is its mean and learns no more."""
+        if start:
+            self.model.load_state_dict(self.average.module.state_dict())
+        for name, weights in self.model.named_parameters():
+            weights.requires_grad_(name.startswith("visual.") or name == "logit_scale")
 
 
 def write(model: open_clip.CLIP, folder: Path) -> None:

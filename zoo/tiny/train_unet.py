@@ -33,13 +33,13 @@ class Phase:
 
 
 PHASES = [
-    Phase(8000, 64, 16, {"solo": 0.8, "single": 0.2, "scene": 0.0}),
-    Phase(8000, 64, 16, {"solo": 0.35, "single": 0.2, "scene": 0.45}),
-    Phase(1500, 128, 6, {"solo": 0.3, "single": 0.1, "scene": 0.6}),
+    Phase(5000, 64, 16, {"solo": 0.8, "single": 0.2, "scene": 0.0}),
+    Phase(4500, 64, 16, {"solo": 0.4, "single": 0.2, "scene": 0.4}),
+    Phase(500, 128, 6, {"solo": 0.3, "single": 0.1, "scene": 0.6}),
 ]
 POOLS = {  # side -> layout -> start, count
-    64: {"solo": (0, 10_000), "single": (20_000, 4000), "scene": (30_000, 8000)},
-    128: {"solo": (40_000, 1200), "single": (50_000, 400), "scene": (60_000, 2400)},
+    64: {"solo": (0, 6000), "single": (20_000, 2500), "scene": (30_000, 5000)},
+    128: {"solo": (40_000, 600), "single": (50_000, 200), "scene": (60_000, 1200)},
 }
 LR, EMPTY = 1e-3, 0.1  # EMPTY: how often the prompt is left out, for classifier-free guidance
 
