@@ -1,7 +1,9 @@
 """What every method is: a LightningModule that knows its classes, its optimisation and how it is judged."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.errors import UserError
-from datamodules.samples import default_palette
+from datamodules.samples import Made, default_palette
 from zoo.inference import Inference
 from zoo.optim import Optimisation
 from zoo.visualize import colourise, overlay
@@ -234,3 +236,73 @@ def as_image(picture: "str | Path | np.ndarray | Tensor") -> Tensor:
         found = f"{tuple(tensor.shape)} {tensor.dtype}"
         raise UserError(f"a picture is uint8 RGB of shape H W 3 (array) or 3 H W (tensor), not {found}", "predict")
     return tensor.contiguous()
+
+
+# -- pictures with labels, made ----------------------------------------------------------------------------------------
+@dataclass
+class Pair:
+    """A made picture with its labels. source: the name of what it was made from (a label map, a word); number: among those of the
+    same source; prompt, seed: what it was painted by; word: see `Made`; figures: a filter's."""
+
+    source: str
+    number: int
+    picture: Tensor                             # uint8 3 H W
+    labels: Tensor                              # H W
+    seed: int
+    prompt: str
+    word: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Making(Protocol):
+    """The work of `python -m zoo.generate`, in units that are each made and finished alone (a label map with its pictures)."""
+
+    names: list[str]                            # of the units, no two alike
+    about: dict                                 # plain: what the pairs depend on, beside weights and seed
+
+    def make(self, units: list[int]) -> Iterator[tuple[int, list[Pair]]]:
+        """The finished pairs of these units, one unit after another."""
+
+    def summary(self, rows: list[Made]) -> dict[str, dict[str, float]]:
+        """Figures of all that was made, fractions by column, from the rows of its manifest."""
+
+
+class Generator(Method):
+    """A method that makes pictures with labels. It is judged by how far what is seen in the pictures is what their labels say.
+
+    It adds `generate`, `making`, and for validation `pairs_of`, `judged` and `seen`.
+    """
+
+    _start, _finish = Segmenter._start, Segmenter._finish
+    on_validation_epoch_start, on_validation_epoch_end = Segmenter.on_validation_epoch_start, Segmenter.on_validation_epoch_end
+    on_test_epoch_start, on_test_epoch_end = Segmenter.on_test_epoch_start, Segmenter.on_test_epoch_end
+    validation_step, test_step = Segmenter.validation_step, Segmenter.test_step
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.metrics = torch.nn.ModuleDict()
+
+    def generate(self, what: "Tensor | np.ndarray | str", k: int = 5, seed: int = 0, name: str = "") -> list[Pair]:
+        """K pairs of a label map H W or of a word. They depend on seed, name and their numbers, and on no other picture."""
+        raise NotImplementedError
+
+    def making(self, data, settings: dict) -> Making:
+        """What is to be made of a set. settings: the config of `python -m zoo.generate`."""
+        raise NotImplementedError
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is somebody who can say what is to be seen in a picture of this set."""
+        return False
+
+    def seen(self, pictures: Tensor) -> Tensor:
+        """Labels B H W of pictures uint8 B 3 H W, by the one who judges."""
+        raise NotImplementedError
+
+    def pairs_of(self, batch: dict) -> list[Pair]:
+        """A pair for each sample of a validation batch."""
+        raise NotImplementedError
+
+    def _judge(self, split: str, batch: dict) -> None:
+        for pair in self.pairs_of(batch) if self.judged else ():
+            self.metrics[split].update(self.seen(pair.picture[None])[0], pair.labels)

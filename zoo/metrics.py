@@ -270,17 +270,24 @@ class Panoptic(PanopticQuality):
     """
 
     def __init__(self, classes: int, things: Sequence[int]):
-        stuff = set(range(classes)) - set(things)
+        self.nothing = classes
+        stuff = set(range(classes + 1)) - set(things)
         super().__init__(set(things), stuff, allow_unknown_preds_category=True, return_sq_and_rq=True, return_per_class=True)
         self.is_thing = torch.tensor([number in self.things for number in self.cat_id_to_continuous_id])
+        self.is_class = torch.tensor([number != classes for number in self.cat_id_to_continuous_id])
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """H W 2 each: class and number of the segment of every pixel; a class that is none (-1) is void."""
+        """H W 2 each: class and number of the segment of every pixel, -1 for no class.
+
+        A prediction of no class is a class of its own, which is not counted: torchmetrics would leave such pixels out of the
+        unions, panopticapi does not.
+        """
+        prediction = torch.where(prediction < 0, self.nothing, prediction)
         super().update(prediction[None].to(self.iou_sum.device), truth[None].to(self.iou_sum.device))
 
     def compute(self) -> dict[str, float]:
-        rows = super().compute().cpu()                                             # K 3: PQ, SQ, RQ
-        present = (self.true_positives + self.false_positives + self.false_negatives > 0).cpu()
+        rows = super().compute().cpu()                                             # of each class PQ, SQ, RQ
+        present = (self.true_positives + self.false_positives + self.false_negatives > 0).cpu() & self.is_class
         values = dict(zip(("PQ", "SQ", "RQ"), rows[present].T, strict=True))
         values |= {"PQ_things": rows[present & self.is_thing, 0], "PQ_stuff": rows[present & ~self.is_thing, 0]}
         return {name: float(value.mean()) for name, value in values.items()}

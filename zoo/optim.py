@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 SCHEDULES = {
@@ -19,12 +19,13 @@ SCHEDULES = {
 
 @dataclass
 class Optimisation:
-    """AdamW with groups. A key of a config is an argument here.
+    """AdamW or SGD with groups. A key of a config is an argument here.
 
     lr_factors: learning rate factor by prefix of a parameter's name ({"net.encoder": 0.1}); the longest prefix counts.
     no_decay: parts of names that get no weight decay; norms never do, biases do.
     schedule: cosine | linear | poly | steps (x 0.1 at 88 % and 96 %) | constant over the run, after `warmup` steps of
     linear rise.
+    optimizer: adamw | sgd (betas are AdamW's, momentum is SGD's).
     clip: the gradients' largest total norm; null leaves them as they are.
     """
 
@@ -36,10 +37,14 @@ class Optimisation:
     lr_factors: dict[str, float] = field(default_factory=dict)
     no_decay: tuple[str, ...] = ()
     clip: float | None = None
+    optimizer: str = "adamw"
+    momentum: float = 0.9
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule} must be one of {', '.join(SCHEDULES)}")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer={self.optimizer} must be adamw or sgd")
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0 or (self.clip or 1) <= 0:
             found = f"lr={self.lr}, weight_decay={self.weight_decay}, warmup={self.warmup}, clip={self.clip}"
             raise ValueError(f"{found}: lr and clip must be positive, the others not negative")
@@ -64,7 +69,11 @@ class Optimisation:
 
     def configure(self, module: nn.Module, steps: int) -> dict:
         """What Lightning's `configure_optimizers` returns, for a run of `steps` optimiser steps."""
-        optimizer = AdamW(self.groups(module), lr=self.lr, betas=tuple(self.betas))
+        groups = self.groups(module)
+        if self.optimizer == "sgd":
+            optimizer = SGD(groups, lr=self.lr, momentum=self.momentum)
+        else:
+            optimizer = AdamW(groups, lr=self.lr, betas=tuple(self.betas))
         shape = SCHEDULES[self.schedule]
 
         def factor(step: int) -> float:

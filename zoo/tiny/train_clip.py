@@ -51,6 +51,8 @@ PHASES = [
     Phase("scene", 1400, 96, 32, 5e-4, (2.0, 4.5), scenes=True),
     Phase("scene", 2600, 64, 64, 1e-3, (1.9, 3.6), text=False),
     Phase("scene", 700, 96, 32, 4e-4, (1.9, 4.0), scenes=True, text=False),
+    Phase("scene", 2400, 64, 64, 1e-3, (1.9, 3.2), text=False),
+    Phase("scene", 500, 96, 32, 4e-4, (1.9, 4.0), scenes=True, text=False),
 ]
 WHOLE = (128, 24)  # pixels and batch of whole scenes
 POOLS = {"solo": (0, 6000, 64), "single": (10_000, 6000, 96), "scene": (20_000, 5000, 256)}  # start, count, pixels

@@ -1,0 +1,1 @@
+"""Blocks that several methods use. They know nothing else of the zoo."""
