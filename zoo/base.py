@@ -239,6 +239,9 @@ def as_image(picture: "str | Path | np.ndarray | Tensor") -> Tensor:
 
 
 # -- pictures with labels, made ----------------------------------------------------------------------------------------
+MADE_WITH = "generate.json"                     # file of a synthetic folder: the settings it was made with
+
+
 @dataclass
 class Pair:
     """A made picture with its labels. source: the name of what it was made from (a label map, a word); number: among those of the

@@ -61,7 +61,7 @@ class FrozenCLIP(nn.Module):
     @cached_property
     def sha256(self) -> str:
         """Of its tensors, see `sha256_of_tensors`."""
-        return sha256_of_tensors(self.model)
+        return sha256_of_tensors(self)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -19,8 +19,8 @@ from zoo.matchmask.layers import NONE, WHOLE
 from zoo.matchmask.lessons import squeezed
 from zoo.matchmask.masks import resized
 from zoo.matchmask.net import OFF, MatchMaskNet
-from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.matchmask.paint import Job, Painter, grouped
+from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.metrics import count_pairs
 from zoo.visualize import colourise, panel, save_png, stack, to_picture
 
@@ -51,7 +51,8 @@ def close(model: MatchMask, data, folder: Path) -> list[str]:
         return [*lines, "nobody judges how the pictures follow their label maps: model.judge.weights=<segmenter> would"]
     results = {name: figures(model, paint, data) for name, paint in painters(model, data).items()}
     results[REAL] = {"mIoU": agreement(model, real_pairs(model, data))["mIoU"]}
-    write_json(folder / RESULTS, {"results": results, "source": {"data": data.name, "judge": model.judge.said}})
+    known = {row: {key: value if value == value else None for key, value in values.items()} for row, values in results.items()}
+    write_json(folder / RESULTS, {"results": known, "source": {"data": data.name, "judge": model.judge.said}})
     return [*said(results, data.name), model.judge.said, *lines, f"figures: {folder / RESULTS}"]
 
 
@@ -85,8 +86,7 @@ def fully_tuned(model: MatchMask, data) -> MatchMask:
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
     wrap, data.wrap = data.wrap, other.wrap
-    with torch.inference_mode(False), torch.enable_grad():
-        trainer.fit(other, data)
+    trainer.fit(other, data)
     data.wrap = wrap
     return other
 
@@ -137,7 +137,7 @@ def said(results: dict[str, dict[str, float]], name: str) -> list[str]:
 
 # -- the sheet ---------------------------------------------------------------------------------------------------------
 def sheet(model: MatchMask, source) -> np.ndarray:
-    """A few label maps of validation, K pictures of each; below them what the relative filter would keep if it asked the judge."""
+    """A few label maps of validation with their pictures; below, what the relative filter would keep if it asked the judge."""
     indices = sorted({round(i * (len(source) - 1) / max(1, SHEET_MAPS - 1)) for i in range(SHEET_MAPS)})
     scenes = (source.read(index) for index in indices)
     jobs = [Job(scene["name"], scene["labels"], list(range(SHEET_K))) for scene in scenes]
@@ -157,6 +157,7 @@ def rows(model: MatchMask, pairs: list[Pair], kept: torch.Tensor | None) -> list
     captions = ["label map", *(f"painted {pair.number}" for pair in pairs)]
     found = [panel([shown(pairs[0].labels), *(enlarged(to_picture(pair.picture)) for pair in pairs)], captions, MAX_SIDE)]
     if kept is not None:
-        found.append(panel([shown(pairs[0].labels), *map(shown, kept)], ["", *(f"kept {pair.number}" for pair in pairs)], MAX_SIDE))
+        captions = ["", *(f"kept {pair.number}" for pair in pairs)]
+        found.append(panel([shown(pairs[0].labels), *map(shown, kept)], captions, MAX_SIDE))
     return found
 

@@ -8,9 +8,9 @@ import torch
 from datamodules.errors import UserError
 from datamodules.files import Tree, read_image, read_labels
 from datamodules.samples import CLASSES, IMAGES, MANIFEST, MASKS, Made, read_classes, read_manifest
-from zoo.base import Pair
+from zoo.base import MADE_WITH, Pair
 
-ABOUT, SUFFIXES = "generate.json", (".png", ".jpg")
+SUFFIXES = (".png", ".jpg")
 
 
 class PaintedBefore:
@@ -23,11 +23,11 @@ class PaintedBefore:
     def of(cls, place: str, classes: list[str], ignore: int, k: int) -> "PaintedBefore":
         """The first k of each label map's pictures in a finished, unfiltered folder made for these classes."""
         tree = Tree(place)
-        if not tree.has(MANIFEST) or not tree.has(ABOUT):
+        if not tree.has(MANIFEST) or not tree.has(MADE_WITH):
             raise UserError("no finished folder of painted pairs", place, "start python -m zoo.generate on it again")
         if read_classes(tree.text(CLASSES), tree.where(CLASSES))[0] != list(classes):
             raise UserError("made for other classes", place, "give a folder painted for this set")
-        about = json.loads(tree.text(ABOUT))["settings"]
+        about = json.loads(tree.text(MADE_WITH))["settings"]
         if "filter" in about:
             raise UserError("its masks are filtered already", place, "give the folder painted with filter=none")
         if about["k"] < k:

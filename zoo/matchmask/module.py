@@ -22,7 +22,8 @@ from zoo.matchmask.lessons import MOMENTS, squeezed, whole_scenes, with_moments
 from zoo.matchmask.loss import denoising_loss
 from zoo.matchmask.masks import FREE, resized
 from zoo.matchmask.net import MatchMaskNet
-from zoo.matchmask.paint import Job, Painted, Painter
+from zoo.matchmask.paint import Job, Painter
+from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.matchmask.prompts import Prompter
 from zoo.metrics import SceneMetrics
 from zoo.optim import Optimisation
@@ -31,7 +32,6 @@ from zoo.visualize import colourise, to_picture
 MIDDLE = (0.5, 0.5, 0.5)                 # a VAE's pictures go from -1 to 1
 KEPT_PROMPTS = 2000                      # whose states are kept in training: 236 kB each with Stable Diffusion
 SHOWN = 2                                # pictures of a label map on a panel
-ROOM = 128                               # pixels, for a caption
 say = rank_zero_only(print)
 
 
@@ -215,13 +215,3 @@ class MatchMask(Generator):
 def learns_whole(net: MatchMaskNet) -> bool:
     """Whether all of the UNet learns, so that a method's weights hold it."""
     return WHOLE in dict(net.named_children())
-
-
-def pair_of(painted: Painted) -> Pair:
-    return Pair(painted.name, painted.number, painted.picture, painted.labels, painted.seed, painted.prompt.text)
-
-
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    """A small picture with each pixel as a square, so that there is room for a caption."""
-    times = max(1, ROOM // picture.shape[1])
-    return picture.repeat(times, 0).repeat(times, 1)

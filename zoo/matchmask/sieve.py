@@ -66,9 +66,9 @@ class Sieve:
 
     @staticmethod
     def summary(rows: list[Made]) -> dict[str, dict[str, float]]:
-        """Fractions of all pixels: kept; misaligned, where the judge sees something else than the label map says; of those dropped
-        the misaligned ones (precision), and of those misaligned the dropped ones (recall). Beside it what dropping as many pixels
-        of each label map's pictures by the segmenter's confidence would have done."""
+        """Fractions of all pixels: kept; misaligned, where the judge sees something else than the label map says; of the dropped
+        ones those misaligned (precision), and of those misaligned the dropped ones (recall). Beside it what dropping as many
+        pixels of each label map's pictures by the segmenter's confidence would have done."""
         counted = [row["filter"] for row in rows if PIXELS in row["filter"]]
         total = {key: sum(figures.get(key, 0.0) for figures in counted) for key in (PIXELS, DROPPED, RIGHTLY, WRONG, UNSURE)}
         of = lambda part, whole: total[part] / total[whole] if total[whole] else float("nan")
