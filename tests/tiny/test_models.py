@@ -59,7 +59,7 @@ def test_the_clip_names_cut_out_objects_it_has_never_seen(model):
     text, truth = check_clip.rows(model, KNOWN), [thing.word for thing in things]
     seen = check_clip.ways(model, things)
     assert check_clip.right(seen["crop"], text, KNOWN, truth) >= 0.85
-    assert check_clip.right(seen["mask pooling at 256 px"], text, KNOWN, truth) >= 0.45
+    assert check_clip.right(seen["mask pooling at 192 px"], text, KNOWN, truth) >= 0.5
 
 
 def test_diffusers_itself_loads_the_autoencoder_and_its_latents_have_a_spread_of_one():

@@ -8,8 +8,9 @@
     python -m zoo.tiny.oracle train [out=folder]
     python -m zoo.tiny.oracle check [weights=file] [out=folder]
 
-It knows the RARE and the NOVEL classes too, so it must never teach anything: it only judges. Made for pictures of 64 to 128
-pixels a side. Trained on scenes of the last tenth of the methods' range of seeds; its figures are of the test range.
+Its way down starts from the tiny CLIP's picture tower. It knows the RARE and the NOVEL classes too, so it must never teach
+anything: it only judges. Made for pictures of 64 to 128 pixels a side. Trained on scenes of the last tenth of the methods'
+range of seeds; its figures are of the test range.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import open_clip
+import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -31,6 +34,7 @@ from datamodules.errors import UserError
 from datamodules.files import write_bytes, write_json
 from datamodules.samples import default_palette
 from datamodules.scarce import cache
+from zoo.tiny import clip
 from zoo.tiny.pictures import GROUNDS, LAYOUTS
 from zoo.tiny.training import cosine, descend, optimiser, train
 
@@ -42,22 +46,22 @@ SMALLEST = 0.005  # share of the picture's pixels: the least connected piece of 
 
 RECIPE = {
     "seed": 0,
-    "lr": 3e-3,
-    "widths": [40, 64, 80, 80],  # at 1/2, 1/4, 1/8, 1/16 of the picture's sides
+    "lr": 1e-3,
+    "widths": [48, 64, 96, 128],  # of the way up
     "pools": {  # scenes of 128 pixels, of which parts are shown; crowds are fuller than what is judged: more to learn from each
         "solo": [2000, {"solo": True}],
         "single": [1000, {"count": [1, 1], "radius": [0.12, 0.42]}],
         "crowd": [6000, {"count": [3, 7], "radius": [0.11, 0.3]}],
     },
     "phases": [  # steps, then batches: pool, side in pixels, pictures, share of the steps
-        [1000, [["solo", 48, 24, 0.4], ["crowd", 64, 12, 0.6]]],
-        [3200, [["solo", 48, 24, 0.1], ["single", 64, 12, 0.1], ["crowd", 64, 12, 0.5], ["crowd", 96, 6, 0.2],
+        [400, [["solo", 48, 16, 0.4], ["crowd", 64, 12, 0.6]]],
+        [2200, [["solo", 64, 12, 0.2], ["single", 64, 12, 0.1], ["crowd", 64, 12, 0.5], ["crowd", 96, 6, 0.1],
                 ["crowd", 128, 3, 0.1]]],
     ],
     "worn": [0.1, 0.5],  # no picture before this share of the steps, all of them after that one
     "world": hashlib.sha256(json.dumps([OBJECTS, FAMILIES]).encode()).hexdigest()[:12],
 }
-POOL_SIDE, DIVISOR, CHUNK = 128, 16, 64
+POOL_SIDE, DIVISOR, CHUNK = 128, 8, 64
 JUDGED = {  # what its own figures are of: layout, side in pixels, pictures
     "scene, 64 px": ("scene", 64, 448),
     "solo, 64 px": ("solo", 64, 448),
@@ -81,28 +85,39 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A U-Net at half the picture's sides; each of its cells answers for four pixels."""
+    """A U-Net at half the picture's sides. Its way down is the tiny CLIP's picture tower on the picture at twice its size, since
+    that tower knows things of 30 to 60 pixels, as large as those of a 64-pixel scene then are. A cell of the last map answers for
+    four pixels."""
 
     def __init__(self, widths: list[int]):
         super().__init__()
-        self.stem = nn.Sequential(conv(3, widths[0], 5, stride=2), nn.ReLU())
-        self.stages = nn.ModuleList([Block(widths[0])])
-        self.stages += [nn.Sequential(conv(a, b, stride=2), nn.ReLU(), Block(b)) for a, b in zip(widths, widths[1:])]
-        self.stages[1].append(Block(widths[1]))  # here a pattern's period is one or two cells
+        tower = timm.create_model("convnext_zoo_tiny")
+        self.stem, self.stages = tower.stem, tower.stages            # at 1/2, 1/4, 1/8, 1/8 of the picture's sides
+        self.edges = nn.Sequential(conv(3, widths[0], 5, stride=2), nn.ReLU())
+        self.across = nn.ModuleList([nn.Conv2d(info["num_chs"], width, 1) for info, width in zip(tower.feature_info, widths)])
         self.lower = nn.ModuleList([nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:])])
         self.joined = nn.ModuleList([Block(a) for a in widths[:-1]])
         self.to_labels = nn.Conv2d(widths[0], 4 * len(OBJECT_LABELS), 1)
         self.to_ground = nn.Conv2d(widths[0], len(GROUNDS), 1)
 
+    def start_from(self, model: open_clip.CLIP) -> None:
+        """The picture tower's weights."""
+        trunk = model.visual.trunk
+        self.stem.load_state_dict(trunk.stem.state_dict())
+        self.stages.load_state_dict(trunk.stages.state_dict())
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """B 3 H W in -1..1, sides divisible by 16 -> logits of the labels B 57 H W and of the grounds B 8."""
-        x, kept = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            kept.append(x)
+        """B 3 H W as CLIP wants it, sides divisible by 8 -> logits of the labels B 57 H W and of the grounds B 8."""
+        deep, kept = self.stem(F.interpolate(x, scale_factor=2.0, mode="bilinear")), []
+        for stage, across in zip(self.stages, self.across, strict=True):
+            deep = stage(deep)
+            kept.append(across(deep))
+        kept[0] = kept[0] + self.edges(x)
+        found = kept[-1]
         for level in reversed(range(len(self.joined))):
-            x = self.joined[level](kept[level] + F.interpolate(self.lower[level](x), scale_factor=2.0))
-        return F.pixel_shuffle(self.to_labels(x), 2), self.to_ground(x).mean((2, 3))
+            found = F.interpolate(self.lower[level](found), kept[level].shape[2:])
+            found = self.joined[level](kept[level] + found)
+        return F.pixel_shuffle(self.to_labels(found), 2), self.to_ground(found).mean((2, 3))
 
 
 def decide(logits: Tensor) -> Tensor:
@@ -123,8 +138,8 @@ def label_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """uint8 B 3 H W -> float in -1..1, channels last (a quarter faster on a CPU)."""
-    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    """uint8 B 3 H W -> float as CLIP wants it, channels last (faster on a CPU)."""
+    return clip.normalised(pictures.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
 
 
 # -- what it is trained on ---------------------------------------------------------------------------------------------
@@ -208,7 +223,9 @@ class Training:
         torch.manual_seed(recipe["seed"])
         self.recipe, self.pools = recipe, pools(recipe)
         self.steps = sum(steps for steps, _ in recipe["phases"])
-        self.net = Net(recipe["widths"]).to(memory_format=torch.channels_last)
+        self.net = Net(recipe["widths"])
+        self.net.start_from(clip.load())
+        self.net.to(memory_format=torch.channels_last)
         self.optimizer = optimiser(self.net, recipe["lr"], decay=0.02, betas=(0.9, 0.99))
 
     def step(self, number: int, rng: np.random.Generator) -> dict[str, float]:
