@@ -4,16 +4,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from datamodules.demo import objects
 from datamodules.demo.world import WORLD_SEED
-from zoo.tiny import autoencoder, check_autoencoder, check_clip, clip, silhouettes
+from zoo.tiny import autoencoder, check_autoencoder, check_clip, check_unet, clip, diffusion, silhouettes
+from zoo.tiny.oracle import Oracle
 from zoo.tiny.pictures import KNOWN, indices, look
 from zoo.tiny.text import text_encoder, tokenizer
 
-TRAINED = [clip.FOLDER / "open_clip_model.safetensors", autoencoder.FOLDER / "diffusion_pytorch_model.safetensors"]
-pytestmark = pytest.mark.skipif(not all(path.exists() for path in TRAINED), reason="the tiny weights are not trained yet")
 SENTENCES = ["", "a striped shirt and fish on sand", "a photo of a small barred beast.", "There is the zebra, isn't there?!"]
 
 
@@ -107,3 +106,21 @@ def test_silhouettes_are_white_on_black_and_lines_as_wide_as_asked():
 def test_all_weights_together_stay_small():
     files = list(clip.FOLDER.parent.rglob("*.safetensors"))
     assert len(files) >= 2 and sum(file.stat().st_size for file in files) < 22 * 2**20
+
+
+def test_diffusers_itself_loads_the_whole_base_and_draws_what_ours_does(tmp_path):
+    diffusion.write_whole(tmp_path)
+    ours, plain = diffusion.load(), StableDiffusionPipeline.from_pretrained(tmp_path)
+    plain.set_progress_bar_config(disable=True)
+    pictures = [
+        pipe("ball on sand", height=64, width=64, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0))
+        for pipe in (ours, plain)
+    ]
+    assert np.abs(pictures[0].images - pictures[1].images).max() < 1e-4 and pictures[0].images.shape == (1, 64, 64, 3)
+
+
+def test_the_base_draws_the_ground_it_is_told():
+    grounds = ["grass", "water", "snow", "brick"]
+    drawn = check_unet.draw(diffusion.load(), [f"ball on {ground}" for ground in grounds])
+    said = check_unet.seen_in(Oracle.load(), drawn)
+    assert sum(ground in words["ground"] for ground, words in zip(grounds, said)) >= 3

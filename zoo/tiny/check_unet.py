@@ -19,7 +19,7 @@ from datamodules.files import write_bytes, write_json
 from zoo.tiny import autoencoder, clip
 from zoo.tiny.check_autoencoder import through
 from zoo.tiny.diffusion import FOLDER, load
-from zoo.tiny.oracle import Oracle
+from zoo.tiny.oracle import Oracle, shown
 from zoo.tiny.pictures import GROUNDS, KIND, KNOWN, indices, look
 from zoo.tiny.sentences import TEMPLATES
 from zoo.visualize import encoded, sheet
@@ -85,8 +85,27 @@ def real(vae) -> tuple[np.ndarray, list[str], list[str]]:
     return images, [p.things[0].words["class"][0] for p in pictures], [p.ground for p in pictures]
 
 
-def seen_in(oracle: Oracle, images: np.ndarray) -> list[dict[str, set[str]]]:
-    return oracle.words(torch.from_numpy(images).permute(0, 3, 1, 2))
+def real_pairs(vae, count: int) -> tuple[np.ndarray, list[tuple[str, str]], list[str]]:
+    """The same of unseen scenes with two objects of different classes."""
+    found = []
+    for i in indices("check", 25_000, 8 * count):
+        picture = look(i, "scene", SIDE)
+        words = tuple(thing.words["class"][0] for thing in picture.things)
+        if len(words) == 2 == len(set(words)):
+            found.append((picture.image, words, picture.ground))
+        if len(found) == count:
+            break
+    images, pairs, grounds = zip(*found)
+    return through(vae, torch.from_numpy(np.stack(images))).numpy(), list(pairs), list(grounds)
+
+
+def seen_in(oracle: Oracle, images: np.ndarray, several: bool = False) -> list[dict[str, set[str]]]:
+    """Words of pictures; several: of things that may touch, told apart by their pixels."""
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2)
+    said = oracle.words(pictures)
+    if several:
+        said = [shown(labels) | {"ground": words["ground"]} for labels, words in zip(oracle.segment(pictures).numpy(), said)]
+    return said
 
 
 def main() -> None:
@@ -105,11 +124,14 @@ def main() -> None:
     rare = RARE * 4
     ground_of_rare = taken_in_turn(len(rare))
     unknown = draw(pipe, [f"{word} on {ground}" for word, ground in zip(rare, ground_of_rare)])
-    images, *truth = real(autoencoder.load(asked.weights / "vae"))
+    vae = autoencoder.load(asked.weights / "vae")
+    images, *truth = real(vae)
+    scenes, *true_pairs = real_pairs(vae, 96)
     figures = {
         "one object": found(seen_in(oracle, drawn), words, grounds),
         "real ones": found(seen_in(oracle, images), *truth),
-        "two objects": both(seen_in(oracle, together), pairs, below),
+        "two objects": both(seen_in(oracle, together, several=True), pairs, below),
+        "real twos": both(seen_in(oracle, scenes, several=True), *true_pairs),
         "RARE words": found(seen_in(oracle, unknown), rare, ground_of_rare),
     }
     for title, values in figures.items():
