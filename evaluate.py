@@ -1,6 +1,7 @@
 """Judge weights: python evaluate.py weights=<run, export, .ckpt or .safetensors> [data=... split=test +model.key=value ...]
 
-Without data= the run's own data set is taken, with the settings of its config.yaml.
+Without data= the run's own data set is taken, with the settings of its config.yaml. A method that needs no training is judged
+without weights: python evaluate.py model=ssp data=demo_episodes.
 """
 
 from pathlib import Path
@@ -23,20 +24,27 @@ def run(cfg: dict) -> dict[str, float]:
     from zoo import hub, report, runs
 
     runs.check(cfg)
-    if not cfg["weights"]:
-        raise UserError("no weights to judge", mend="python evaluate.py weights=<run>")
-    model = hub.load(cfg["weights"], cfg["model"])
-    cfg = runs.with_run_data(cfg)
-    data = make(cfg["data"])
+    untrained = not cfg["weights"]
+    if untrained and not {"_target_"} <= cfg["model"].keys() & cfg["data"].keys():
+        mend = "python evaluate.py weights=<run>; or model=ssp data=<set>, of what needs no training"
+        raise UserError("no weights to judge", mend=mend)
+    if untrained:
+        data = make(cfg["data"])
+        model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
+    else:
+        model = hub.load(cfg["weights"], cfg["model"])
+        cfg = runs.with_run_data(cfg)
+        data = make(cfg["data"])
     model.check_data(data)
     model.take_classes(data.classes, data.palette, cfg["weights"])
     model.inference = make(cfg["inference"])
 
-    out = Path(cfg["out"] or hub.find(cfg["weights"]).parent)
+    out = Path(cfg["out"] or ("." if untrained else hub.find(cfg["weights"]).parent))
     trainer = build_trainer(cfg, out, training=False)
-    results = {"ours": judge(trainer, model, data, cfg["split"])}
+    results = {"ours": report.grouped(judge(trainer, model, data, cfg["split"]), data)}
     results |= report.published(model, data.name, cfg["split"])
-    source = {"weights": str(cfg["weights"]), "sha256": hub.sha256(cfg["weights"]), "data": data.name, **runs.environment()}
+    weights = {} if untrained else {"weights": str(cfg["weights"]), "sha256": hub.sha256(cfg["weights"])}
+    source = weights | {"data": data.name, **runs.environment()}
     path = report.write_results(out, results, source | {"inference": cfg["inference"]}, f"evaluation_{cfg['split']}.json")
     report.print_table(f"{data.name} {cfg['split']}", results)
     for line in model.closing(data, out) if cfg["closing"] else ():

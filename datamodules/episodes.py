@@ -26,7 +26,7 @@ from datamodules.base import StreamData, Whole, guarded, say
 from datamodules.errors import UserError
 from datamodules.files import Tree, download, offline
 from datamodules.pair import same_size
-from datamodules.samples import Episode, collate_episodes, default_palette
+from datamodules.samples import Episode, ExampleSet, collate_episodes, default_palette
 from datamodules.scarce import cache
 from datamodules.transforms import change_colours
 
@@ -114,6 +114,14 @@ def leave_one_out_plans(names: Names, shots: int, rng: np.random.RandomState) ->
     return plans
 
 
+def fixed_plans(plans: list[Plan]) -> list[Plan]:
+    """Every class by the supports of its first episode; these are no queries."""
+    supports: dict[int, list[str]] = {}
+    for plan in plans:
+        supports.setdefault(plan.class_id, plan.supports)
+    return [plan._replace(supports=supports[plan.class_id]) for plan in plans if plan.query not in supports[plan.class_id]]
+
+
 def by_class(lines: list[tuple[str, int]]) -> Names:
     names: Names = {}
     for name, class_id in lines:
@@ -169,10 +177,13 @@ def episode_of(class_id: int, word: str, query: View, supports: list[View]) -> E
 
 
 class Episodes:
-    """Planned episodes by number, for evaluation. A mask may come out empty at `size`; it is kept, as published."""
+    """Planned episodes by number, for evaluation. A mask may come out empty at `size`; it is kept, as published.
 
-    def __init__(self, pictures: ObjectPictures, plans: list[Plan], classes: list[str], size: int):
-        self.pictures, self.plans, self.classes, self.size = pictures, plans, classes, size
+    painted: gives an episode's supports more of them, and all of them weights (painted.py).
+    """
+
+    def __init__(self, pictures: ObjectPictures, plans: list[Plan], classes: list[str], size: int, painted=None):
+        self.pictures, self.plans, self.classes, self.size, self.painted = pictures, plans, classes, size, painted
         self.names = [plan.query for plan in plans]
         self.said = False
 
@@ -186,7 +197,10 @@ class Episodes:
         if empty and not self.said:
             self.said = True
             say(f"{empty[0]}: no pixel of {self.classes[class_id]} is left at {self.size}x{self.size}; such masks are kept")
-        return episode_of(class_id, self.classes[class_id], query, supports)
+        if self.painted is None:
+            return episode_of(class_id, self.classes[class_id], query, supports)
+        supports, weights = self.painted.joined(ExampleSet(self.classes[class_id], class_id, tuple(names[1:])), supports)
+        return episode_of(class_id, self.classes[class_id], query, supports) | {"support_weights": weights}
 
 
 class Pool:
@@ -268,6 +282,10 @@ class EpisodeData(StreamData):
     shots: of evaluation. train_shots: from and to, drawn for each batch. size: side of the squares. episodes: so many in an
     evaluation (null: every picture a query); val_episodes: so many of these for validation, drawn among them (null: all).
     flip, colour: probabilities of mirroring and of each colour change in training; published: none.
+    fixed: in evaluation every class is known by one set of supports, whatever the query (which is none of them).
+    synthetic: a folder of painted pictures, of which evaluation takes up to synthetic_shots (null: all) beside an episode's own
+    supports, made from these (painted.py); augmented: so many changed copies of them in its place; synthetic_weight: how much
+    one of either counts against a real one.
     seed: of the evaluation's episodes, published: 0. training_seed: of those drawn for training (null: seed).
     """
 
@@ -279,9 +297,19 @@ class EpisodeData(StreamData):
     flip: float = 0.0
     colour: float = 0.0
     training_seed: int | None = None
+    fixed: bool = False
+    synthetic: str | None = None
+    synthetic_shots: int | None = None
+    augmented: int = 0
+    synthetic_weight: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
+        if self.synthetic_weight <= 0 or (self.synthetic_shots or 1) < 1:
+            what = f"weight {self.synthetic_weight}, shots {self.synthetic_shots}"
+            raise UserError(what, "data.synthetic_weight, synthetic_shots", "give a weight above 0, and 1 shot or more")
+        if self.augmented < 0 or (self.augmented and self.synthetic is not None):
+            raise UserError(f"{self.augmented} copies", "data.augmented", "give 0 or more, and none beside data.synthetic")
         if self.shots < 1:
             raise UserError(f"{self.shots} shots", "data.shots", "give 1 or more")
         if not 1 <= self.train_shots[0] <= self.train_shots[1]:
@@ -299,7 +327,9 @@ class EpisodeData(StreamData):
                 raise UserError(f"{getattr(self, key)} is no seed", f"data.{key}", "give 0 to 4294967295")
         self.num_classes, self.ignore, self.samples = len(self.classes), IGNORE, "episodes"
         self.palette = default_palette(len(self.classes) + 1)[1:]            # without the background's black
+        self.groups: dict[str, list[str]] = {}               # words that evaluate.py also means figures over
         self._sources: dict[str, Pool | Episodes] = {}
+        self._pictures: dict[str, ObjectPictures] = {}
 
     def names_by_class(self, split: str) -> Names:
         """The pictures of each class of train, val or test. Which classes these are is the protocol's matter."""
@@ -323,7 +353,7 @@ class EpisodeData(StreamData):
     def plans(self, split: str) -> list[Plan]:
         """The episodes of val or test; for this the lists are needed, but no picture."""
         self.refuse_small(self.names_by_class(split), self.shots, "data.shots")
-        plans = self.make_plans(split)
+        plans = fixed_plans(self.make_plans(split)) if self.fixed else self.make_plans(split)
         if split == "val" and self.val_episodes is not None:
             plans = [plans[i] for i in sorted(self.rng().permutation(len(plans))[:self.val_episodes])]
         return plans
@@ -340,7 +370,28 @@ class EpisodeData(StreamData):
         return Pool(pictures, names, self.classes, self.size, self.flip, self.colour)
 
     def _episodes(self, split: str, pictures: ObjectPictures) -> Episodes:
-        return Episodes(pictures, self.plans(split), self.classes, self.size)
+        from datamodules.painted import AugmentedSupports, PaintedSupports
+
+        plans, painted = self.plans(split), AugmentedSupports(self.augmented, self.synthetic_weight) if self.augmented else None
+        if self.synthetic is not None:
+            asked = {ExampleSet(self.classes[p.class_id], p.class_id, tuple(p.supports)).key for p in plans}
+            painted = PaintedSupports(self.synthetic, asked, self.size, self.synthetic_shots, self.synthetic_weight)
+        return Episodes(pictures, plans, self.classes, self.size, painted)
+
+    # -- examples, for methods that learn from a few pictures of a class --
+    def example_sets(self, split: str) -> list[ExampleSet]:
+        """The different sets of supports of a split's episodes."""
+        sets = (ExampleSet(self.classes[plan.class_id], plan.class_id, tuple(plan.supports)) for plan in self.plans(split))
+        return list({one.key: one for one in sets}.values())
+
+    def example(self, split: str, name: str, class_id: int) -> tuple[Tensor, Tensor]:
+        """A picture uint8 3 H W with its mask, fp32 H W in 0..1."""
+        if split not in self._pictures:
+            self._pictures[split] = self.pictures(split)
+        pictures = self._pictures[split]
+        picture, mask = pictures.picture(name), pictures.mask(name, class_id)
+        same_size(picture, mask, name)
+        return picture, (mask == 1).float()
 
     def refuse_small(self, names: Names, shots: int, key: str) -> None:
         """Every class must have a query and `shots` supports."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.base import SceneData
 from datamodules.errors import UserError, refuse
 from datamodules.files import read_image, read_labels
-from datamodules.samples import Scene, default_palette
+from datamodules.samples import ExampleSet, Scene, default_palette
 from datamodules.sources import SceneSource
 
 BACKGROUND = "background"
@@ -96,6 +96,22 @@ class PairData(SceneData):
         self.name, self.classes = "pair", [BACKGROUND, *dict.fromkeys(words)]
         self.palette = default_palette(len(self.classes))
         super().__post_init__()
+
+    def example_sets(self, split: str) -> list[ExampleSet]:
+        """All pairs of each word, whatever the split."""
+        return [ExampleSet(word, self.classes.index(word), tuple(name for name, pair in self._named().items() if pair[2] == word))
+                for word in self.classes[1:]]
+
+    def example(self, split: str, name: str, class_id: int) -> tuple[Tensor, Tensor]:
+        """A picture uint8 3 H W with its mask, fp32 H W of 0 and 1."""
+        scene = self.source("train").read(list(self._named()).index(name))
+        return scene["image"], (scene["labels"] == class_id).float()
+
+    def _named(self) -> dict[str, tuple[str, str, str]]:
+        """The pairs by their pictures' stems; those that repeat get their place behind them."""
+        stems = [Path(image).stem for image, _, _ in self.pairs]
+        return {stem if stems.count(stem) == 1 else f"{stem}@{place}": pair
+                for place, (stem, pair) in enumerate(zip(stems, self.pairs))}
 
     def make_source(self, split: str) -> Pairs:
         source = Pairs(self.pairs, self.classes, self.threshold)

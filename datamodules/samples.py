@@ -4,9 +4,10 @@ Pictures are uint8 [3, H, W] RGB until a method normalises them. Label maps are 
 classes, int32 with -1 = ignore for more.
 """
 
+import hashlib
 import json
 import re
-from typing import NotRequired, TypedDict, get_origin, get_type_hints
+from typing import NamedTuple, NotRequired, TypedDict, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -48,6 +49,25 @@ class Episode(TypedDict):
     support_names: list[str]
     size: tuple[int, int]              # H, W of the query's file
     query_truth: Tensor                # H W, the mask at the photo's own size
+    support_weights: NotRequired[Tensor]    # S, how much each support counts; 1 where it is left out
+
+
+class ExampleSet(NamedTuple):
+    """Pictures with masks by which a class is known together: the supports of an episode, or all that there are of a word.
+
+    class_id: place in the data's `classes`. texts: sentences about the class that came with them.
+    """
+
+    word: str
+    class_id: int
+    names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A name for files, alike wherever the same class is known by the same pictures."""
+        digest = hashlib.sha256(json.dumps([self.word, sorted(self.names)]).encode()).hexdigest()[:12]
+        return f"{re.sub(r'[^a-zA-Z0-9]+', '-', self.word)[:40]}@{digest}"
 
 
 def ignore_of(classes: int) -> int:
@@ -79,9 +99,11 @@ def collate_segments(samples: list[Segments]) -> dict:
 
 
 def collate_episodes(samples: list[Episode]) -> dict:
-    """query B 3 h w, query_mask B h w, supports B S 3 h w, support_masks B S h w, class_id B; the rest in lists."""
+    """query B 3 h w, query_mask B h w, supports B S 3 h w, support_masks B S h w, class_id B, and support_weights B S where there
+    are some; the rest in lists."""
     batch = _columns(samples)
-    stacked = {k: _stack(batch[k], batch["name"]) for k in ("query", "query_mask", "supports", "support_masks")}
+    tensors = ("query", "query_mask", "supports", "support_masks", "support_weights")
+    stacked = {k: _stack(batch[k], batch["name"]) for k in tensors if k in batch}
     return batch | stacked | {"class_id": torch.tensor(batch["class_id"])}
 
 

@@ -1,4 +1,4 @@
-"""Make pictures with labels: python -m zoo.generate weights=<generator's run> out=<folder> [k=5] [data=<set>] [filter=relative ...]
+"""Make pictures with labels: python -m zoo.generate weights=<generator's run> out=<folder> [k=5] [data=<set>] [filter=relative]
 
 Without data= the run's own set is taken, with the settings of its config.yaml. The folder is one that data.synthetic=<folder> and
 data=folder read (images/, masks/, classes.txt, manifest.jsonl), and generate.json says what it was made with. What is made is
@@ -105,7 +105,7 @@ def finish(folder, work, model, cfg: dict) -> dict[str, dict[str, float]]:
         folder.close(rows, model.classes, model.palette)
     if results:
         report.print_table(f"{len(rows)} pairs", results)
-    print(f"{len(rows)} pairs of {len(units)}: train with data.synthetic={folder.path}, look with data=folder data.root={folder.path}")
+    print(f"{len(rows)} pairs of {len(units)}: train with data.synthetic={folder.path}, or data=folder data.root={folder.path}")
     return results
 
 

@@ -23,6 +23,20 @@ def published(method, data: str, split: str) -> dict[str, Figures]:
     return {column: sets[data][split] for column, sets in columns if split in sets.get(data, {})}
 
 
+def grouped(figures: Figures, data) -> Figures:
+    """The figures with the mean IoU of each group of words that the data tell apart, and the two groups' harmonic mean where they
+    are base and novel classes."""
+    found = dict(figures)
+    for group, words in getattr(data, "groups", {}).items():
+        each = (figures.get(f"IoU/{word}", float("nan")) for word in words)
+        values = [value for value in each if value == value]
+        found[f"mIoU_{group}"] = sum(values) / len(values) if values else float("nan")
+    base, novel = found.get("mIoU_base", 0.0), found.get("mIoU_novel", 0.0)
+    if base + novel > 0:
+        found["harmonic_mean"] = 2 * base * novel / (base + novel)
+    return found
+
+
 def print_table(title: str, columns: dict[str, Figures]) -> None:
     """The means, in percent: columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; then each class of the
     last column that has classes (figures named <figure>/<class>).

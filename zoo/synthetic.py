@@ -22,16 +22,18 @@ OLD = 60.0                               # seconds after which what was written 
 
 
 class Folder:
-    """The synthetic folder while it is made. A unit is there when its part, a small file in .parts/ that is written behind its pairs,
-    names files that have the size they were written with."""
+    """path: where; names: of the units; settings: what the pairs depend on; kind: of the picture files.
+
+    A unit is there when its part, a small file in .parts/ that is written behind its pairs, names files that have the size they
+    were written with.
+    """
 
     def __init__(self, path: Path, names: list[str], settings: dict, kind: str):
-
         self.path, self.names, self.settings, self.suffix = path, names, settings, FORMATS[kind]
-        make_folder(path / PARTS)
+        make_folder(path)
         known = self._known()
         if known is None:
-            if any((path / PARTS).iterdir()):
+            if (path / PARTS).exists() and any((path / PARTS).iterdir()):
                 raise UserError(f"its {MADE_WITH} is missing or damaged", path, "remove the folder, or give another out=")
             if strange := [name for name in os.listdir(path) if name not in (PARTS, MADE_WITH, "done") and ".tmp" not in name]:
                 raise UserError(f"other files are here ({strange[0]})", path, "give another out=")
@@ -39,6 +41,7 @@ class Folder:
         elif known != json.loads(json.dumps(settings)):
             differs = sorted(key for key in known.keys() | settings.keys() if known.get(key) != settings.get(key))
             raise UserError(f"made with another {', '.join(differs)}", path, "give another out=, or remove the folder")
+        make_folder(path / PARTS)
 
     def _known(self) -> dict | None:
         try:
@@ -60,7 +63,6 @@ class Folder:
 
     def keep(self, unit: int, pairs: list, palette: list) -> None:
         """Writes the pairs of a unit, and its part last."""
-
         files, rows = {}, []
         for pair in pairs:
             name = f"{pair.source}_{pair.number}"
@@ -78,17 +80,14 @@ class Folder:
         return buffer.getvalue()
 
     def finished(self) -> bool:
-
         return (self.path / MANIFEST).exists()
 
     def reopen(self) -> None:
         """Without manifest and classes nobody takes the folder for a whole one."""
-
         for name in (MANIFEST, CLASSES):
             (self.path / name).unlink(missing_ok=True)
 
     def close(self, rows: list[dict], classes: list[str], palette: list) -> None:
-
         for leftover in self.path.rglob("*.tmp*-*"):         # of a process killed while it wrote, some time ago
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > OLD:

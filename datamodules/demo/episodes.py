@@ -3,7 +3,7 @@
 Fold f tests the classes world.FOLDS[f] (f = 0: NOVEL, which nothing shipped is tuned on); of those that may be trained on, every
 sixth is for validation. Each class has its own pictures, in which it takes at least a hundredth of the pixels; about half
 of the things in a picture are of its class, the others of training classes and, in evaluation, of those that are judged. RARE
-classes and those of the other splits do not occur.
+classes and those of the other splits do not occur; with `rare` the test judges RARE ones too, and tells both groups' means.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.demo.objects import objects
-from datamodules.demo.world import FOLDS, OBJECT_WORDS, WORLD_SEED, class_id, fold_classes, seed_range
+from datamodules.demo.world import FOLDS, OBJECT_WORDS, RARE, WORLD_SEED, class_id, fold_classes, seed_range
 from datamodules.episodes import EpisodeData, Names, ObjectPictures, Plan, even_plans, refuse_fold
 from datamodules.errors import UserError
 
@@ -64,9 +64,11 @@ class DemoPictures(ObjectPictures):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DemoEpisodes(EpisodeData):
-    """Episodes of fold 0 to 3. pictures_per_class: so many of each class, in training and in evaluation."""
+    """Episodes of fold 0 to 3. pictures_per_class: so many of each class, in training and in evaluation. rare: the test is of the
+    RARE classes, too."""
 
     fold: int = 0
+    rare: bool = False
     size: int = 64
     pictures_per_class: int = 40
     episodes: int = 200
@@ -76,6 +78,9 @@ class DemoEpisodes(EpisodeData):
         refuse_fold(self.fold, len(FOLDS))
         self.name, self.classes = f"demo_episodes_fold{self.fold}_{self.shots}shot", list(OBJECT_WORDS)
         super().__post_init__()
+        if self.rare:
+            self.name = f"{self.name}_rare"
+            self.groups = {"known": self.words("test")[: -len(RARE)], "rare": list(RARE)}
         scenes = min(stop - start for start, stop in map(seed_range, RANGES.values()))
         most = scenes // (len(OBJECT_WORDS) * TRIES)
         if not 2 <= self.pictures_per_class <= most:
@@ -83,7 +88,8 @@ class DemoEpisodes(EpisodeData):
 
     def words(self, split: str) -> list[str]:
         known, tested = fold_classes(self.fold)
-        return {"train": [word for i, word in enumerate(known) if i % 6], "val": known[::6], "test": tested}[split]
+        return {"train": [word for i, word in enumerate(known) if i % 6], "val": known[::6],
+                "test": tested + (RARE if self.rare else [])}[split]
 
     def names_by_class(self, split: str) -> Names:
         return {class_id(word) - 1: [f"{word}/{k}" for k in range(self.pictures_per_class)] for word in self.words(split)}

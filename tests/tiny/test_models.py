@@ -113,7 +113,8 @@ def test_diffusers_itself_loads_the_whole_base_and_draws_what_ours_does(tmp_path
     ours, plain = diffusion.load(), StableDiffusionPipeline.from_pretrained(tmp_path)
     plain.set_progress_bar_config(disable=True)
     pictures = [
-        pipe("ball on sand", height=64, width=64, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0))
+        pipe("ball on sand", height=64, width=64, num_inference_steps=3, output_type="np",
+             generator=torch.Generator().manual_seed(0))
         for pipe in (ours, plain)
     ]
     assert np.abs(pictures[0].images - pictures[1].images).max() < 1e-4 and pictures[0].images.shape == (1, 64, 64, 3)

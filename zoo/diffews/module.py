@@ -110,10 +110,10 @@ class DiffewS(Segmenter):
         """uint8 [..., 3, h, w] -> the likeliest latents [..., C, h', w']."""
         return mean(moments_of(self.vae, pictures), self.vae.config.scaling_factor)
 
-    def remember(self, supports: Tensor, masks: Tensor) -> list[Memory]:
-        """Memories of B episodes. supports: uint8 B S 3 h w; masks: B S h w in {0, 1}."""
+    def remember(self, supports: Tensor, masks: Tensor, weights: Tensor | None = None) -> list[Memory]:
+        """Memories of B episodes. supports: uint8 B S 3 h w; masks: B S h w in {0, 1}; weights: B S, how much each counts."""
         given = self.latents_of(draw_masks(masks)) if self.net.injection == CONCATENATION else masks
-        return self.process.condition(self.net, self.latents_of(supports), given)
+        return self.process.condition(self.net, self.latents_of(supports), given, weights)
 
     def answer(self, queries: Tensor, memories: list[Memory], seeds: list[int]) -> Tensor:
         """Decoded answers B 3 h w, about -1..1, to queries uint8 B 3 h w. seeds: of KV sampling, one for each of the memories'
@@ -139,7 +139,8 @@ class DiffewS(Segmenter):
     def _judge(self, split: str, batch: dict) -> None:
         """Two protocols at once: at data.size, as published, and at the photos' own sizes."""
         self.refuse_inference()
-        outputs = self.answer(batch["query"], self.remember(batch["supports"], batch["support_masks"]), seeds_of(batch))
+        memories = self.remember(batch["supports"], batch["support_masks"], batch.get("support_weights"))
+        outputs = self.answer(batch["query"], memories, seeds_of(batch))
         for b, output in enumerate(outputs):
             class_id, truth = int(batch["class_id"][b]), batch["query_truth"][b]
             self.metrics[split].update(self.marked(output), batch["query_mask"][b], class_id)

@@ -63,12 +63,13 @@ class DiffewSNet(nn.Module):
         rows = torch.cat([supports, self.conv_in(query.to(self.conv_in.weight.dtype))])
         return self._run(rows, times, {"joint": memory})[len(supports) :]
 
-    def write(self, photos: Tensor, masks: Tensor, time: int | Tensor = TIME) -> Memory:
-        """What any number of queries may read; arguments as in `forward`."""
+    def write(self, photos: Tensor, masks: Tensor, time: int | Tensor = TIME, weights: Tensor | None = None) -> Memory:
+        """What any number of queries may read; arguments as in `forward`. weights: B S, how much each support counts."""
         supports, memory = self._supports(photos, masks)
+        memory.weights = weights
         times = torch.as_tensor(time, device=photos.device).expand(len(photos)).repeat_interleave(memory.shots)
         self._run(supports, times, {"write": memory})
-        memory.visible = None                                    # every layer has its own by now
+        memory.visible = memory.weights = None                   # every layer has its own by now
         return memory
 
     def read(self, query: Tensor, memory: Memory, time: int | Tensor = TIME) -> Tensor:

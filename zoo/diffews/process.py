@@ -56,9 +56,9 @@ class Process:
         return target(VELOCITY, mask, query, self.abar[times.cpu()])
 
     # -- inference --
-    def condition(self, net: DiffewSNet, photos: Tensor, masks: Tensor) -> list[Memory]:
+    def condition(self, net: DiffewSNet, photos: Tensor, masks: Tensor, weights: Tensor | None = None) -> list[Memory]:
         """The supports' memory at each time that is evaluated; arguments as in `DiffewSNet.write`."""
-        return [net.write(photos, masks, time) for time in self.evaluated]
+        return [net.write(photos, masks, time, weights) for time in self.evaluated]
 
     def answer(self, net: DiffewSNet, query: Tensor, memories: list[Memory]) -> Tensor:
         """The mask's latents B C h w fp32 of a query's."""

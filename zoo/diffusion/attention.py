@@ -139,7 +139,7 @@ class Layer(NamedTuple):
 
     keys: Tensor                       # B T C, heads not split
     values: Tensor
-    seen: Tensor | None                # bool B T: cells that queries may see; None: all
+    seen: Tensor | None                # bool B T: cells that queries may see; or fp32 B T, added to the logits; None: all
 
     def beside(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys, values, seen of queries with the supports' after their own; one episode serves any number of queries."""
@@ -148,7 +148,9 @@ class Layer(NamedTuple):
                 for a, b in ((keys, self.keys), (values, self.values)))
         if self.seen is None:
             return k, v, None
-        return k, v, torch.cat([self.seen.new_ones(rows, own), self.seen.expand(rows, -1)], 1)
+        free = self.seen.new_full((rows, own), self.seen.dtype == torch.bool)                # True, or nothing added
+        seen = torch.cat([free, self.seen.expand(rows, -1)], 1)
+        return k, v, seen if seen.dtype == torch.bool else seen.to(k.dtype)
 
 
 @dataclass
@@ -156,13 +158,15 @@ class Memory:
     """Keys and values of S supports for each of B episodes, by self-attention.
 
     size: (h, w) of the supports' latents. visible: B S H W, at the pictures' own size, 1 where queries may see the support
-    (None: everywhere); it is read while the memory is written.
+    (None: everywhere); weights: B S, how often each support's cells count (None: once). Both are read while the memory is
+    written.
     """
 
     shots: int
     size: tuple[int, int]
     visible: Tensor | None = None
     layers: dict[str, Layer] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     @property
     def episodes(self) -> int:
@@ -179,9 +183,13 @@ class Memory:
         return Layer(*(part.unflatten(0, (-1, self.shots)).flatten(1, 2) for part in (keys, values)), self._seen(keys.shape[1]))
 
     def _seen(self, tokens: int) -> Tensor | None:
-        if self.visible is None:
-            return None
-        return F.interpolate(self.visible.float(), grid_of(self.size, tokens)).flatten(1) == 1       # nearest; B S*L
+        seen = None
+        if self.visible is not None:
+            seen = F.interpolate(self.visible.float(), grid_of(self.size, tokens)).flatten(1) == 1       # nearest; B S*L
+        if self.weights is None:
+            return seen
+        added = self.weights.float().log().repeat_interleave(tokens, 1)       # a key that counts w times: log w on its logit
+        return added if seen is None else added.masked_fill(~seen, -torch.inf)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
         """A copy elsewhere."""

@@ -20,27 +20,41 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
     """Stride 1, dilation 1, padding k // 2, one offset group; the same as `torchvision.ops.deform_conv2d`.
 
     x: B Cin H W; offset: B 2kk H W, (dy, dx) of each tap, taps row by row; modulation: B kk H W; weight: Cout Cin k k.
-    Returns B Cout H W. Positions are kept in fp32 whatever the type of x.
+    Returns B Cout H W in the type of x. Positions are kept in fp32 whatever that is.
     """
+    if torch.onnx.is_in_onnx_export():
+        return operator_form(x, offset, modulation, weight)
     B, _, H, W = x.shape
     Cout, Cin, k, _ = weight.shape
     rows = x.permute(0, 2, 3, 1).reshape(B * H * W, Cin)
     taps = weight.flatten(2).permute(2, 1, 0)                                           # kk Cin Cout
-    together = max(1, table_numbers // (B * H * W * Cout))
+    symbolic = torch.compiler.is_compiling()                                            # sizes are not known: a row of taps
+    together = k if symbolic else max(1, table_numbers // (B * H * W * Cout))
+    picture = torch.arange(B, device=x.device, dtype=torch.int32).view(B, 1, 1, 1, 1) * (H * W)
     out = None
     for start in range(0, k * k, together):
         stop = min(start + together, k * k)
-        index, share = _corners(offset[:, 2 * start : 2 * stop], modulation[:, start:stop], start, k)
+        cells, shares = corners(offset[:, 2 * start : 2 * stop], modulation[:, start:stop], start, k)
+        tap = torch.arange(stop - start, device=x.device, dtype=torch.int32)[:, None]
+        index = ((picture + cells) * (stop - start) + tap).flatten(0, 2).flatten(1)     # BHW 4g
         table = rows @ taps[start:stop].transpose(0, 1).reshape(Cin, -1)                # BHW g*Cout
         table = table.view(B * H * W * (stop - start), Cout)
-        part = weighted_rows(table, index, share.to(table.dtype))
+        part = weighted_rows(table, index, shares.flatten(0, 2).flatten(1).to(table.dtype))
         out = part if out is None else out + part
     return out.view(B, H, W, Cout).permute(0, 3, 1, 2)
 
 
+def operator_form(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
+    """The same as one operator, which ONNX has too (DeformConv, opset 19), while `embedding_bag` would become a slow loop."""
+    from torchvision.ops import deform_conv2d as operator
+
+    return operator(x, offset, weight, padding=weight.shape[-1] // 2, mask=modulation)
+
+
 def weighted_rows(table: Tensor, index: Tensor, share: Tensor) -> Tensor:
     """out[p] = sum_j share[p, j] table[index[p, j]]. table: M C; index (int32), share: P n -> P C."""
-    if table.device.type == "cpu" and table.dtype == torch.float32 and torch.is_grad_enabled():
+    learns = torch.is_grad_enabled() and table.device.type == "cpu" and table.dtype == torch.float32
+    if learns and not torch.compiler.is_compiling():
         return _WeightedRows.apply(table, index, share)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
 
@@ -66,24 +80,31 @@ class _WeightedRows(torch.autograd.Function):
         return of_table, None, of_share.view(P, n)
 
 
-def _corners(offset: Tensor, modulation: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """Rows of the table and their weights: the four corners of each of g taps from `start`. Both BHW x 4g."""
+def corners(
+    offset: Tensor, modulation: Tensor, start: int, k: int, first_row: int = 0, height: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The four corners of each of g taps from `start`: their cells (row * W + column, int32) and weights, both B H W g 4.
+
+    offset: B 2g H W, modulation: B g H W, of the rows from `first_row` on of a map of `height` rows (the whole map by default).
+    """
     B, g, H, W = modulation.shape
     device = offset.device
-    tap = torch.arange(start, start + g, device=device, dtype=torch.int32)
+    tap = torch.arange(start, start + g, device=device)
     offset = offset.float().view(B, g, 2, H, W).permute(2, 0, 3, 4, 1)                  # 2 B H W g
-    y = offset[0] + torch.arange(H, device=device).view(1, H, 1, 1) + (tap // k - k // 2)
-    x = offset[1] + torch.arange(W, device=device).view(1, 1, W, 1) + (tap % k - k // 2)
-    top, left = y.floor().detach(), x.floor().detach()
-    fy, fx = y - top, x - left
+    y = offset[0] + (torch.arange(H, device=device).view(1, H, 1, 1) + (first_row + tap // k - k // 2))
+    x = offset[1] + (torch.arange(W, device=device).view(1, 1, W, 1) + (tap % k - k // 2))
+    rows, row_shares = neighbours(y, height or H)
+    columns, column_shares = neighbours(x, W)
     modulation = modulation.float().permute(0, 2, 3, 1)                                 # B H W g
-    picture = torch.arange(B, device=device, dtype=torch.int32).view(B, 1, 1, 1) * (H * W)
-    index, share = [], []
-    for dy, wy in ((0, 1 - fy), (1, fy)):
-        for dx, wx in ((0, 1 - fx), (1, fx)):
-            row, column = top + dy, left + dx
-            inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
-            cell = row.clamp(0, H - 1).int() * W + column.clamp(0, W - 1).int()
-            index.append((picture + cell) * g + (tap - start))
-            share.append(wy * wx * modulation * inside)
-    return torch.stack(index, -1).view(B * H * W, 4 * g), torch.stack(share, -1).view(B * H * W, 4 * g)
+    row_shares = [share * modulation for share in row_shares]
+    cells = torch.stack([row * W + column for row in rows for column in columns], -1)
+    return cells, torch.stack([row * column for row in row_shares for column in column_shares], -1)
+
+
+def neighbours(at: Tensor, size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The whole numbers below and above, kept within 0..size-1, and their weights: 0 for one that lies outside."""
+    below = at.floor().detach()
+    part = at - below
+    numbers = [below + i for i in (0, 1)]
+    shares = [share * ((n >= 0) & (n < size)) for n, share in zip(numbers, (1 - part, part))]
+    return [n.clamp(0, size - 1).int() for n in numbers], shares

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from zoo.base import Segmenter
-from zoo.inference import Inference, bands
+from zoo.inference import Inference, to_labels
+from zoo.massformer.fast import score_bands
 from zoo.massformer.loss import Criterion, Target
 from zoo.massformer.net import MaSSFormerNet
 from zoo.metrics import SceneMetrics
 from zoo.optim import Optimisation
 from zoo.visualize import heat
+
+ROWS = 256                  # of scores at full size that are made at a time
 
 
 class MaSSFormer(Segmenter):
@@ -66,12 +69,16 @@ class MaSSFormer(Segmenter):
         return SceneMetrics(self.classes, ignore=self.ignore)
 
     def scores(self, images: Tensor) -> Tensor:
-        out = self.net(self.normalise(images))
-        return self.net.semantic_rows(out, 0, out.size[0])
+        images = self.normalise(images)
+        return torch.stack([torch.cat(list(score_bands(self.net, image[None], ROWS)), 1) for image in images])
 
     def label_map(self, image: Tensor, rows: int) -> Tensor:
-        out = self.net(self.normalise(image[None]))
-        return bands(lambda start, stop: self.net.semantic_rows(out, start, stop)[0], out.size[0], rows)
+        return torch.cat([to_labels(scores) for scores in score_bands(self.net, self.normalise(image[None]), rows)])
+
+    def saved_recipe(self) -> dict:
+        """What is saved holds the encoder, so nothing need be fetched for it."""
+        model = self.recipe["model"]
+        return self.recipe | {"model": model | {"net": model["net"] | {"encoder_weights": None}}}
 
     @torch.inference_mode()
     def panel(self, sample: dict) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ Letters: B pictures, C = inner width, D = 2C width of the transformer decoder, Q
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 import timm
 import torch
@@ -25,6 +26,7 @@ from zoo.massformer.layers import (
 )
 
 STRIDES = (4, 8, 16, 32)
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 class Encoder(nn.Module):
@@ -44,15 +46,21 @@ class Encoder(nn.Module):
             reductions = timm.create_model(name, features_only=True, **options).feature_info.reduction()
         if not set(STRIDES) <= set(reductions):
             raise ValueError(f"encoder {name} has maps of strides {reductions}, but {STRIDES} are needed")
-        overlay = {"file": weights} if weights not in (None, "timm") else None
-        self.body = timm.create_model(
-            name,
-            features_only=True,
-            out_indices=[reductions.index(s) for s in STRIDES],
-            pretrained=weights is not None,
-            pretrained_cfg_overlay=overlay,
-            **options,
-        )
+        if weights not in (None, "timm") and not Path(weights).is_file():
+            raise ValueError(f"encoder_weights={weights}: no such file")
+        try:
+            self.body = timm.create_model(
+                name,
+                features_only=True,
+                out_indices=[reductions.index(s) for s in STRIDES],
+                pretrained=weights is not None,
+                pretrained_cfg_overlay={"file": weights} if weights not in (None, "timm") else None,
+                **options,
+            )
+        except OSError as error:                            # the hub is out of reach, say
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"encoder_weights={weights} cannot be had for {name} ({what})") from error
+        self.plain_resnet = name.split(".")[0] in RESNETS and set(options) <= {"channels"}
         self.channels = self.body.feature_info.channels()
         config = timm.get_pretrained_cfg(name)
         self.mean, self.std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -248,20 +256,20 @@ class TransformerDecoder(nn.Module):
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
 
-    def forward(self, features: Tensor, memories: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """features: B D H/4 W/4. Returns class logits (B Q K+1) and mask embeddings (B Q D), first guess to last layer.
+    def forward(self, memories: list[Tensor], small: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """memories, small: B D h w at /32, /16, /8; `small` are the mask features resized to there (without a gradient).
 
-        A mask logit at a level is embedding . resized features: resizing and the product commute, so no
-        Q x H/4 x W/4 tensor is made.
+        Returns class logits (B Q K+1) and mask embeddings (B Q D), first guess to last layer. A mask logit at a level is
+        embedding . resized features: resizing and the product commute, so no Q x H/4 x W/4 tensor is made.
         """
-        tokens, positions, small = [], [], []
+        tokens, positions = [], []
         for level, memory in zip(self.level.weight, memories):
             h, w = memory.shape[-2:]
             tokens.append(memory.flatten(2).transpose(1, 2) + level)                    # B hw D
             positions.append(sine_position(h, w, memory.shape[1], memory.device).to(memory.dtype).flatten(1).T)
-            small.append(resize(features.detach(), (h, w)).flatten(2))                  # B D hw
+        small = [features.flatten(2) for features in small]                             # B D hw
         position = self.query_position.weight
-        q = self.query.weight.expand(len(features), -1, -1)
+        q = self.query.weight.expand(len(memories[0]), -1, -1)
         logits, embeddings = [], []
         for i in range(len(self.layers) + 1):
             n = self.norm(q)
@@ -339,7 +347,8 @@ class MaSSFormerNet(nn.Module):
         image = F.pad(image, (0, -W % self.multiple, 0, -H % self.multiple))
         features, edge, memories = self.pixels(image, self.encoder(image), edge=auxiliary)
         half = resize(features, [n // 2 for n in features.shape[-2:]])
-        logits, embeddings = self.decoder(half, memories)
+        small = [resize(half.detach(), memory.shape[-2:]) for memory in memories]
+        logits, embeddings = self.decoder(memories, small)
         padded = tuple(image.shape[-2:])
         return Prediction(logits, embeddings, features, half if auxiliary else None, edge, (H, W), padded)
 

@@ -1,4 +1,4 @@
-"""The end of a MatchMask run: the adapter as a folder, a sheet of paintings, and how they follow their label maps beside others'."""
+"""The end of a MatchMask run: the adapter as a folder, a sheet of paintings, and how these follow their label maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lightning.pytorch import Trainer
 from datamodules.files import write_json
 from zoo.base import Pair
 from zoo.matchmask.adapter import save_adapter
-from zoo.matchmask.bases import open_base
 from zoo.matchmask.filter import Readings, Relative
 from zoo.matchmask.layers import NONE, WHOLE
 from zoo.matchmask.lessons import squeezed
@@ -22,6 +21,7 @@ from zoo.matchmask.net import OFF, MatchMaskNet
 from zoo.matchmask.paint import Job, Painter, grouped
 from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.metrics import count_pairs
+from zoo.tiny.base import open_base
 from zoo.visualize import colourise, panel, save_png, stack, to_picture
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def close(model: MatchMask, data, folder: Path) -> list[str]:
     save_png(folder / SHEET, sheet(model, data.source("val")))
     lines.append(f"sheet: {folder / SHEET}")
     if not model.judged:
-        return [*lines, "nobody judges how the pictures follow their label maps: model.judge.weights=<segmenter> would"]
+        return [*lines, f"nobody judges how the pictures follow their label maps: {model.judge.absence()}"]
     results = {name: figures(model, paint, data) for name, paint in painters(model, data).items()}
     results[REAL] = {"mIoU": agreement(model, real_pairs(model, data))["mIoU"]}
     known = {row: {key: value if value == value else None for key, value in values.items()} for row, values in results.items()}
@@ -60,14 +60,14 @@ def close(model: MatchMask, data, folder: Path) -> list[str]:
 def painters(model: MatchMask, data) -> dict[str, Paint]:
     """The run's own way, the base's without the adapter, and if it is wanted a fully tuned UNet's."""
     base = open_base(model.place).to(model.device)
-    bare = MatchMaskNet(base.unet, layers=NONE, gate=OFF)
+    bare = MatchMaskNet(base.unet, layers=NONE, gate=OFF, reduce=model.net.reduce)
 
     def plain(rectify: bool) -> Paint:
         painter = Painter(base, bare, model.prompter, model.size, **model.painting | {"rectify": rectify})
         return lambda jobs: [pair_of(painted) for painted in painter.paint(jobs)]
 
     found: dict[str, Paint] = {OURS: model.paint, RECTIFIED: plain(True), WORDS: plain(False)}
-    if model.full_tuning is not None:
+    if model.full_tuning is not None and model._trainer is not None and model.trainer.global_step:       # at the end of a run
         found[FULL] = fully_tuned(model, data).to(model.device).eval().paint
     return found
 
@@ -76,15 +76,17 @@ def fully_tuned(model: MatchMask, data) -> MatchMask:
     """All of the base's UNet, trained on the same samples for as many steps."""
     from zoo import hub
 
-    changes = {"net": {"layers": WHOLE}, "optimisation": {"lr": model.full_tuning}, "full_tuning": None}
+    optimisation = {"_target_": "zoo.optim.Optimisation", "lr": model.full_tuning}
+    changes = {"net": {"layers": WHOLE}, "optimisation": optimisation, "full_tuning": None}
     other = hub.build(hub.merged(model.recipe["model"], changes), model.classes, model.palette, model.ignore)
     other.check_data(data)
     old = model.trainer
     trainer = Trainer(
         accelerator="auto" if model.device.type != "cpu" else "cpu", devices=1, precision=old.precision, max_steps=old.max_steps,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        num_sanity_val_steps=0, use_distributed_sampler=False,
+        accumulate_grad_batches=old.accumulate_grad_batches, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
+    torch.manual_seed(data.seed)
     wrap, data.wrap = data.wrap, other.wrap
     trainer.fit(other, data)
     data.wrap = wrap

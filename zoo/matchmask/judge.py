@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from datamodules.errors import UserError
 from datamodules.samples import ignore_of
 
 DRAWN = "demo"                           # how the names of drawn sets begin
+NEVER = -1e4                             # the logit of what cannot be there
 
 
 @dataclass
@@ -33,7 +35,13 @@ class Judge:
 
     def __bool__(self) -> bool:
         """Whether there is one."""
-        return bool(self.classes) and (self.weights is not None or self.drawn)
+        return bool(self.classes) and (self.weights is not None or self.drawn and oracle_file() is not None)
+
+    def absence(self) -> str:
+        """Why there is none, and how there would be one."""
+        if self.drawn:
+            return "the tiny oracle has no weights here (python -m zoo.tiny.oracle train makes them)"
+        return "model.judge.weights=<segmenter> names somebody"
 
     def appoint(self, data) -> None:
         """For this set; nothing is loaded before the first picture."""
@@ -50,19 +58,30 @@ class Judge:
         return self._look(pictures)
 
     def _oracle(self) -> Callable[[Tensor], Tensor]:
-        """It knows all drawn objects; those that are none of the set's are background."""
+        """It knows all drawn objects, and here decides among those of the set."""
         from zoo.tiny.oracle import OBJECT_LABELS, Oracle
 
-        oracle = Oracle.load()
-        self.said = str(oracle)
-        kind = torch.uint8 if ignore_of(len(self.classes)) == 255 else torch.int32
-        table = torch.tensor([self.classes.index(name) if name in self.classes else 0 for name in OBJECT_LABELS], dtype=kind)
+        oracle = Oracle.load(oracle_file())
+        self.said = f"{oracle}; here it decides among the set's {len(self.classes) - 1} kinds alone"
+        with torch.no_grad():                                # four numbers a class: of the four pixels of a cell
+            bias = oracle.net.to_labels.bias.view(len(OBJECT_LABELS), 4)
+            bias[[name not in self.classes for name in OBJECT_LABELS]] = NEVER
+        table = torch.zeros(len(OBJECT_LABELS), dtype=torch.uint8 if ignore_of(len(self.classes)) == 255 else torch.int32)
+        table[[OBJECT_LABELS.index(name) for name in self.classes]] = torch.arange(len(self.classes)).to(table)
         return lambda pictures: table[oracle.segment(pictures.cpu()).long()]
 
     def _segmenter(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         segmenter = known_segmenter(self.weights, self.classes, device, "model.judge.weights")
         self.said = f"the judge is {type(segmenter).__name__}, {self.weights}"
         return lambda pictures: torch.stack([segmenter.inference.labels(segmenter, picture) for picture in pictures.to(device)])
+
+
+def oracle_file() -> Path | None:
+    """The oracle's weights, shipped or trained here before; None where it would have to be trained first."""
+    from zoo.tiny.oracle import FILE, RECIPE, cache, fingerprint
+
+    found = (FILE, cache() / f"tiny_oracle_{fingerprint(RECIPE)}" / FILE.name)
+    return next((file for file in found if file.exists()), None)
 
 
 def known_segmenter(weights: str, classes: list[str], device, key: str):

@@ -15,7 +15,6 @@ from zoo.base import Generator, Pair
 from zoo.diffusion.latents import draw, encode
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedule import alphas
-from zoo.matchmask.bases import PARTS, open_base
 from zoo.matchmask.judge import Judge, Unjudged
 from zoo.matchmask.layers import WHOLE
 from zoo.matchmask.lessons import MOMENTS, squeezed, whole_scenes, with_moments
@@ -27,6 +26,7 @@ from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.matchmask.prompts import Prompter
 from zoo.metrics import SceneMetrics
 from zoo.optim import Optimisation
+from zoo.tiny.base import PARTS, open_base
 from zoo.visualize import colourise, to_picture
 
 MIDDLE = (0.5, 0.5, 0.5)                 # a VAE's pictures go from -1 to 1
@@ -38,8 +38,8 @@ say = rank_zero_only(print)
 class MatchMask(Generator):
     """Paints pictures into label maps.
 
-    base: see bases.py. net: makes the net of (unet). size: side of the squares, or (H, W), that pictures become and are painted
-    in; null: the base's own. words, background_word: see prompts.py. dropout: probability of an empty prompt in training.
+    base: see zoo/tiny/base.py. net: makes the net of (unet). size: side of the squares, or (H, W), that pictures become and are
+    painted in; null: the base's own. words, background_word: see prompts.py. dropout: probability of an empty prompt in training.
     sampler, steps, guidance, rectify: see paint.py. latents: folder in which the moments of training pictures are kept for all
     runs; null: they are encoded at every step. judge: see judge.py. full_tuning: at the end of a run the whole UNet is trained
     as long at this learning rate, and judged beside; null: it is not.
@@ -78,7 +78,7 @@ class MatchMask(Generator):
         self.vae, self.text_encoder = self.base.vae, self.base.text.encoder
         self.words, self.background_word, self.dropout = dict(words or {}), background_word, dropout
         self.painting = {"sampler": sampler, "steps": steps, "guidance": guidance, "rectify": rectify}
-        self.latents, self.judge, self.full_tuning = latents, judge or Judge(), full_tuning
+        self.latents, self.full_tuning, self.judge = latents, full_tuning, Judge() if judge is None else judge
         self.abar = alphas(self.base.configs["scheduler"])
         self.prompter = self._prompter(self.words)
         make_sampler(sampler, self.base.configs["scheduler"]).times(steps)               # refuses what cannot be, at once
@@ -131,7 +131,7 @@ class MatchMask(Generator):
         moments = self.moments(batch)
         latents = draw(moments, self.base.scaling)
         text, tokens = self.prompts(labels)
-        noise = torch.randn_like(latents)
+        noise = torch.randn(latents.shape, device=latents.device)        # whatever the latents' memory format: the same noise
         times = torch.randint(len(self.abar), (len(latents),), device=latents.device)
         guide = self.net.guide(labels, tokens, tuple(latents.shape[-2:]))
         return self.log_losses({"loss_noise": denoising_loss(self.net, latents, noise, times, text, guide, self.abar,

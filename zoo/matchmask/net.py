@@ -9,20 +9,14 @@ Rectified attention: a cell of the latents attends to the words of its own class
 (MatchMask, CVPR 2026; what the gate looks at is our choice, since neither code nor formula is public).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from zoo.diffusion.attention import Guide, Rectified, attentions, install
 from zoo.matchmask.layers import WHOLE, choose
 from zoo.matchmask.masks import NEAREST, REDUCTIONS, visible
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
 
 PICTURE, PIXEL, CONSTANT, OFF = GATES = ("picture", "pixel", "constant", "off")
 GATED = ("all", "key")

@@ -273,7 +273,7 @@ def read(place: Path) -> dict:
 def run(config: dict) -> dict:
     """Scores the base's layers on the data's training split, prints and writes what is found."""
     from datamodules.settings import make
-    from zoo.matchmask.bases import open_base
+    from zoo.tiny.base import open_base
 
     settings = {key: value for key, value in config.items() if key != "data"}
     check(settings)

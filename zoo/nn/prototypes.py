@@ -23,16 +23,19 @@ def cell_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(masks.float()[:, None], size)[:, 0]
 
 
-def prototypes(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean features of the object and of the rest over S shots, C each; every shot that shows some counts alike.
+def prototypes(features: Tensor, masks: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean features of the object and of the rest over S shots, C each; every shot that shows some counts alike, or as much as
+    `importance` S says.
 
     features: S C h w; masks: S H W in {0, 1}.
     """
     shares = cell_shares(masks, features.shape[-2:]).to(features.device)
+    counts = features.new_ones(len(features)) if importance is None else importance.to(features)
 
     def average(weights: Tensor) -> Tensor:
-        shows = (weights.sum((1, 2)) > 0).sum().clamp(min=1)
-        return masked_average(features, weights).sum(0) / shows
+        shows = counts * (weights.sum((1, 2)) > 0)                    # S
+        total = shows.sum().clamp(min=torch.finfo(features.dtype).tiny)
+        return (masked_average(features, weights) * shows[:, None]).sum(0) / total
 
     return average(shares), average(1 - shares)
 
