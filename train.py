@@ -51,7 +51,7 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     fit(trainer, model, data, resume_point(folder))
 
     hub.fit(model, *hub.best_of(folder))
-    results["trained"] = judge(trainer, model, data, "val")
+    results["trained"] = report.grouped(judge(trainer, model, data, "val"), data)
     if trainer.is_global_zero:
         results |= report.published(model, data.name, "val")
         source = {"run": str(folder), "seed": cfg["seed"], "data": data.name, **runs.environment()}

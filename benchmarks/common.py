@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -52,3 +53,13 @@ def report(name: str, title: str, rows: list[dict], **extra) -> None:
     path = RESULTS / f"{name}.json"
     write_json(path, {"title": title, "rows": rows, "machine": machine(), **extra})
     print(f"-> {path.relative_to(RESULTS.parents[1])}")
+
+
+def resident(key: str) -> int:
+    """KiB of this process on Linux: VmRSS, now; VmHWM, at most since the start or `forget_peak`."""
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def forget_peak() -> None:
+    """The most resident memory is counted from here (a child's getrusage begins with its parent's)."""
+    Path("/proc/self/clear_refs").write_text("5")

@@ -7,10 +7,8 @@ in the graph) is left out. Neither way's optimiser step is counted. Memory: what
 """
 
 import multiprocessing
-import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.common import paired, report
+from benchmarks.common import forget_peak, paired, report, resident
 from zoo.diffews.masks import draw_masks, foreground, picture
 from zoo.diffews.net import DiffewSNet
 from zoo.diffews.process import Process
@@ -136,15 +134,10 @@ def _peak(size: Size, shots: int, device: str, checkpointing: bool) -> float:
         before = torch.cuda.memory_allocated()
         parts.learn()
         return (torch.cuda.max_memory_allocated() - before) / 2**30
-    Path("/proc/self/clear_refs").write_text("5")            # Linux: the peak of resident memory is counted from here
-    before = _resident("VmRSS")
+    forget_peak()
+    before = resident("VmRSS")
     parts.learn()
-    return (_resident("VmHWM") - before) / 2**20
-
-
-def _resident(key: str) -> int:
-    """KiB."""
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return (resident("VmHWM") - before) / 2**20
 
 
 def memory_row(size: Size, shots: int, device: str) -> dict:

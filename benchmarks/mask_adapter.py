@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.common import paired, report
+from benchmarks.common import forget_peak, paired, report, resident
 from zoo.mask_adapter import fast
 from zoo.mask_adapter.layers import shrink
 from zoo.mask_adapter.net import AdapterHead
@@ -75,17 +75,17 @@ def memory(kind: str, count: int, form: str) -> int:
 
 def peak(kind: str, count: int, form: str) -> int:
     """MiB above what stands there once head and masks are made and the library has warmed up."""
-    import resource
-
     work = case(kind, count)
     warm = fast.maps if form != "plain" else plain
     warm(work[0], work[1], work[2][:1])
     on_gpu = work[1].is_cuda
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    else:
+        forget_peak()
+    before = torch.cuda.memory_allocated() if on_gpu else 1024 * resident("VmRSS")
     forms(*work)[form]()
-    after = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resident("VmHWM")
     return (after - before) // 2**20
 
 

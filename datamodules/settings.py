@@ -145,4 +145,5 @@ def settings_text(name: str) -> str:
     import yaml
 
     text = (CONFIGS / "data" / f"{name}.yaml").read_text()
-    return text + "".join(settings_text(base) for base in yaml.safe_load(text).get("defaults", []))
+    bases = (base.removeprefix("/data/").partition("@")[0] for base in yaml.safe_load(text).get("defaults", []))
+    return text + "".join(map(settings_text, bases))

@@ -458,9 +458,14 @@ def test_a_name_that_needs_a_converter_says_the_command_and_then_means_the_conve
     assert hub.load("test/file").classes == ["a", "b"]
 
 
-def test_names_that_nothing_reads_are_refused_before_any_download(cache):
+def test_names_that_nothing_reads_are_refused_before_any_download(cache, listed):
+    listed(by_hand="ask", converter="nothing yet", files=["official.pth"])
     with pytest.raises(UserError, match="nothing converts these weights yet"):
-        hub.find("mask_adapter/fcclip_large")
+        hub.find("test/file")
+    assert not cache.exists()
+
+
+def test_names_that_are_nearly_right_are_told(cache):
     with pytest.raises(UserError, match=r"no such run, folder or file.*\(massformer/r50\?\)"):
         hub.find("massformer/r5")
     with pytest.raises(UserError, match=r"no such name.*\(massformer/r50\?\)"):

@@ -13,7 +13,7 @@ An experiment lists them, each with its door and what is given to it on the comm
 each, as seed=. A finished stage is marked by the file `done` with the hash of its resolved config and of the stages it stands
 on; the same again is skipped, an unfinished training goes on, and another config is refused. `use: {base: <folder>}` puts a
 folder of the user's in a stage's place. The tables print mean and standard deviation over the seeds; `mean: true` adds a row
-with the mean over the others.
+with the mean over the others; `published: {row: {figure: fraction}}` adds rows of figures from a paper.
 """
 
 import copy
@@ -179,6 +179,8 @@ def tables(cfg: dict, stages: list[Stage]) -> dict[str, dict]:
         if table.get("mean"):
             rows["mean"] = {heading: over([row[heading] for row in rows.values()]) for heading in table["figures"]}
         seeds = max((len(cell["values"]) for row in rows.values() for cell in row.values()), default=0)
+        for name, values in (table.get("published") or {}).items():
+            rows[name] = {heading: spread([values.get(heading, math.nan)]) for heading in table["figures"]}
         print_rows(f"{table['title']} (mean and standard deviation of {seeds} seed{'s' * (seeds != 1)})", "%",
                    {name: [said(cell) for cell in row.values()] for name, row in rows.items()}, list(table["figures"]))
         written[table["title"]] = rows

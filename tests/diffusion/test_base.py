@@ -14,6 +14,7 @@ from torch import nn
 from datamodules.errors import UserError
 from datamodules.files import sha256_of
 from tests.diffusion import trees
+from zoo import download
 from zoo.diffusion.base import digest, load_base, load_unet
 
 
@@ -338,3 +339,14 @@ def test_of_a_repository_only_what_is_needed_is_downloaded(hub, base_folder, mon
 
 def test_the_scheduler_config_is_kept_as_it_is(base_folder):
     assert load_base(base_folder, unet=False, text=False).configs["scheduler"] == json.loads(json.dumps(trees.FIRST_SD))
+
+
+def test_a_name_of_the_hubs_list_is_where_it_was_downloaded(base_folder, monkeypatch):
+    monkeypatch.setattr(download, "get", lambda name: base_folder if name == "stable_diffusion/1-4" else None)
+    assert load_base("stable_diffusion/1-4").folder == base_folder
+
+
+def test_a_name_of_the_hubs_list_that_is_not_here_says_where_to_put_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="put a folder of Stable Diffusion v1-4"):
+        load_base("stable_diffusion/1-4")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d as reference
 
-from zoo.massformer.deform import deform_conv2d
+from zoo.massformer.deform import deform_conv2d, operator_form
 
 
 def draw(kernel, batch, spread, dtype=torch.float64):
@@ -41,3 +41,25 @@ def test_bf16_maps_keep_their_type_and_stay_near_fp32():
     assert ours.dtype == torch.bfloat16
     exact = deform_conv2d(x, offset, modulation, weight)
     assert (ours.float() - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+def test_bf16_coordinates_stay_exact_on_a_wide_map():
+    """A bf16 coordinate above 256 has no fraction; only the map and its weights are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    x, offset = torch.randn(1, 2, 2, 600, generator=generator), torch.full((1, 2, 2, 600), 0.5)
+    modulation, weight = torch.ones(1, 1, 2, 600), torch.eye(2).view(2, 2, 1, 1)
+    exact = deform_conv2d(x, offset, modulation, weight)
+    rough = deform_conv2d(x.bfloat16(), offset.bfloat16(), modulation.bfloat16(), weight.bfloat16())
+    assert (rough.float() - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_it_is_traced_whole_with_sizes_left_open(grad):
+    x, offset, modulation, weight = (t.requires_grad_(grad) for t in draw(3, 2, 2.0, torch.float32))
+    traced = torch.compile(deform_conv2d, fullgraph=True, dynamic=True, backend="eager")
+    assert torch.allclose(traced(x, offset, modulation, weight), deform_conv2d(x, offset, modulation, weight), atol=1e-5)
+
+
+def test_the_operator_form_is_the_same():
+    leaves = [t.detach() for t in draw(5, 2, 3.0, torch.float32)]
+    assert torch.allclose(operator_form(*leaves), deform_conv2d(*leaves), atol=1e-5)

@@ -5,7 +5,10 @@ import torch
 
 import train
 from datamodules.errors import UserError
+from tests.contract import build
 from tests.doors.test_doors import FEW, config
+from zoo import hub
+from zoo.massformer.fast import plain_bands
 from zoo.massformer.loss import Criterion, Target
 from zoo.massformer.net import MaSSFormerNet
 
@@ -28,3 +31,19 @@ def test_a_half_ignored_picture_has_one_mask_and_finite_losses_of_every_layer():
     losses = Criterion(points=64)(out, targets, labels, 255, 2.0)
     assert len(losses) == 3 * 4 + 1
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_what_is_saved_asks_for_no_encoder_weights(tmp_path):
+    model = build("massformer")
+    model.recipe["model"]["net"]["encoder_weights"] = "/nowhere"
+    hub.export(model, tmp_path, {})
+    assert hub.load(tmp_path).recipe["model"]["net"]["encoder_weights"] is None
+
+
+def test_predictions_of_a_compiled_model_are_the_plain_paths():
+    model = build("massformer").eval()
+    image = torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)
+    with torch.inference_mode():
+        fast = model.scores(image[None])
+        model.bands = plain_bands
+        assert torch.allclose(model.scores(image[None]), fast, atol=1e-4)

@@ -61,3 +61,14 @@ def test_other_timm_encoders_give_the_four_strides_and_their_own_normalisation(n
     sizes = [x.shape[-1] for x in encoder(torch.zeros(1, 3, 64, 64))]
     assert sizes == [16, 8, 4, 2]
     assert encoder.mean == ((0.5, 0.5, 0.5) if "lite" in name else (0.485, 0.456, 0.406))
+
+
+def test_an_absent_encoder_file_is_said_in_one_line():
+    with pytest.raises(ValueError, match="encoder_weights=/nowhere: no such file"):
+        Encoder("resnet18", "/nowhere")
+
+
+def test_pretrained_weights_out_of_reach_are_said_in_one_line():
+    with pytest.raises(ValueError, match="encoder_weights=timm cannot be had for resnet18") as error:
+        Encoder("resnet18", "timm")                         # the tests run without a network
+    assert "\n" not in str(error.value)

@@ -1,6 +1,6 @@
 """Base models: one path from a folder in diffusers' format to frozen parts, for Stable Diffusion and what is built like it.
 
-    base = load_base("path/to/stable-diffusion-2-1")    # or owner/name of the Hugging Face hub
+    base = load_base("path/to/stable-diffusion-2-1")    # or a name of zoo.hub, or owner/name of the Hugging Face hub
     base.latent_channels, base.factor, base.prediction, base.text_width, base.side
 
 Sides, channels, text width and what the UNet predicts are read from the folder's configs. What would be loaded differently
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.files import offline, sha256_of
+from zoo import download
 from zoo.diffusion.schedule import PREDICTIONS
 from zoo.diffusion.text import Text
 
@@ -129,9 +130,9 @@ def load_base(place: str | Path, *, unet: bool = True, text: bool = True, text_e
               tokenizer: CLIPTokenizer | None = None, extra: tuple[str, ...] = ()) -> Base:
     """The base in a folder of diffusers' format, in fp32 whatever it is stored in.
 
-    place: the folder, or owner/name on the Hugging Face hub: taken from its local cache if it is there, downloaded if not,
-    and at once refused if offline mode is set. unet, text: whether these parts are wanted. text_encoder, tokenizer: ready
-    ones, for a folder without them. extra: see `load_unet`.
+    place: the folder, a name of `python -m zoo.hub list`, or owner/name on the Hugging Face hub: taken from its local cache
+    if it is there, downloaded if not, and at once refused if offline mode is set. unet, text: whether these parts are wanted.
+    text_encoder, tokenizer: ready ones, for a folder without them. extra: see `load_unet`.
     """
     parts = ["scheduler", "vae", "unet"]
     parts += ["text_encoder"] if text and text_encoder is None else []
@@ -189,6 +190,8 @@ def _find(place: str, parts: list[str]) -> Path:
     if folder.exists():
         raise UserError("a file, not a folder in diffusers' format", folder,
                         "save it as one: StableDiffusionPipeline.from_single_file(...).save_pretrained(folder)")
+    if place in download.entries():
+        return download.get(place)
     if not HUB_ID.fullmatch(place):
         raise UserError("no such folder", folder, "give a folder in diffusers' format, or owner/name on the Hugging Face hub")
     return _from_hub(place, parts)

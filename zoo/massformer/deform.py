@@ -48,7 +48,7 @@ def operator_form(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     """The same as one operator, which ONNX has too (DeformConv, opset 19), while `embedding_bag` would become a slow loop."""
     from torchvision.ops import deform_conv2d as operator
 
-    return operator(x, offset, weight, padding=weight.shape[-1] // 2, mask=modulation)
+    return operator(x, offset, weight, padding=int(weight.shape[-1]) // 2, mask=modulation)
 
 
 def weighted_rows(table: Tensor, index: Tensor, share: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from zoo.massformer.deform import deform_conv2d
 
 def resize(x: Tensor, size) -> Tensor:
     """Bilinear, align_corners=False, no antialias: the one kind of resizing in this net."""
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear")
+    return F.interpolate(x, tuple(size), mode="bilinear")
 
 
 class ConvBNReLU(nn.Sequential):

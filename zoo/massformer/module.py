@@ -11,7 +11,8 @@ from torch import Tensor
 from datamodules.errors import UserError
 from zoo.base import Segmenter
 from zoo.inference import Inference, to_labels
-from zoo.massformer.fast import score_bands
+from zoo.massformer.fast import plain_bands, score_bands
+from zoo.massformer.graph import PictureToScores
 from zoo.massformer.loss import Criterion, Target
 from zoo.massformer.net import MaSSFormerNet
 from zoo.metrics import SceneMetrics
@@ -38,6 +39,7 @@ class MaSSFormer(Segmenter):
         mean, std = built.encoder.mean, built.encoder.std
         super().__init__(classes, palette, ignore, mean, std, optimisation, inference=inference)
         self.net, self.criterion = built, criterion or Criterion()
+        self.bands = score_bands
 
     def on_train_start(self) -> None:
         synced = any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
@@ -68,12 +70,20 @@ class MaSSFormer(Segmenter):
     def evaluator(self, split: str) -> SceneMetrics:
         return SceneMetrics(self.classes, ignore=self.ignore)
 
+    def compile(self) -> None:
+        """torch.compile of the net, in place. Prediction then takes the plain path, which is what is compiled."""
+        self.net.compile()
+        self.bands = plain_bands
+
     def scores(self, images: Tensor) -> Tensor:
         images = self.normalise(images)
-        return torch.stack([torch.cat(list(score_bands(self.net, image[None], ROWS)), 1) for image in images])
+        return torch.stack([torch.cat(list(self.bands(self.net, image[None], ROWS)), 1) for image in images])
 
     def label_map(self, image: Tensor, rows: int) -> Tensor:
-        return torch.cat([to_labels(scores) for scores in score_bands(self.net, self.normalise(image[None]), rows)])
+        return torch.cat([to_labels(scores) for scores in self.bands(self.net, self.normalise(image[None]), rows)])
+
+    def exportable(self) -> PictureToScores:
+        return PictureToScores(self.net, self.mean, self.std)
 
     def saved_recipe(self) -> dict:
         """What is saved holds the encoder, so nothing need be fetched for it."""
