@@ -39,9 +39,7 @@ def net():
 @pytest.fixture
 def small_bands(monkeypatch):
     """Many bands in a small picture."""
-    whole = fast.bands
     monkeypatch.setattr(fast, "bands", lambda h, w, device, unit=2: ((r, min(r + unit, h)) for r in range(0, h, unit)))
-    return whole
 
 
 def plain(net, image):
@@ -61,7 +59,7 @@ def test_scores_from_top_to_bottom_are_those_of_the_plain_path(net, size, kept, 
     monkeypatch.setattr(fast, "KEPT_NUMBERS", kept)
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     bands = list(fast.score_bands(net, image, 20))
-    assert max(band.shape[1] for band in bands) <= 2 * fast.ROW_UNIT
+    assert max(band.shape[1] for band in bands) <= 2 * fast.LEVEL_UNIT
     near(torch.cat(bands, 1), plain(net, image))
 
 

@@ -119,6 +119,7 @@ ODD = {
     "gradient checkpointing": {"net": {"checkpointing": True}},
     "pictures that are not square": {"size": [32, 48]},
     "plain prompts": {"rectify": False},
+    "nothing but the words and the start": {"free": "start", "dropout": 0.5},
 }
 
 
@@ -135,6 +136,17 @@ def test_variants_learn_from_odd_label_maps_and_paint_into_them(which):
         assert [pair.number for pair in pairs] == [0, 1] and not torch.equal(pairs[0].picture, pairs[1].picture)
         assert pairs[0].picture.shape[1:] == pairs[0].labels.shape == model.size
         assert set(pairs[0].labels.unique().tolist()) <= set(labels.unique().int().tolist())
+
+
+def test_with_free_start_a_cell_sees_its_words_and_the_first_token_alone():
+    labels = Squares().read(1)["labels"]
+    seen, all_seen = (matchmask(free=free).prompter.prompt(labels).tokens for free in ("start", "all"))
+    assert seen[0] == FREE and (seen == FREE).sum() == 1 and torch.equal(seen[seen >= 0], all_seen[all_seen >= 0])
+    model = matchmask(free="start")
+    guide = model.net.guide(labels[None], seen[None], (16, 16))
+    assert (guide.seen[256].sum(-1) == 2).all()              # the first one and the one token of its class
+    with pytest.raises(UserError, match="give all or start"):
+        matchmask(free="none")
 
 
 def test_generate_gives_the_same_pictures_one_by_one_and_other_ones_for_another_seed():

@@ -21,9 +21,10 @@ from zoo.massformer.deform import corners, deform_conv2d, weighted_rows
 from zoo.massformer.layers import ConvBNReLU, Deformable, SqueezeGate, Upsample, resize
 from zoo.massformer.net import CST, EGF, LSE, RFB, Encoder, MaSSFormerNet, PixelDecoder
 
-ROW_UNIT = 16               # a band's rows are a multiple of this where it is brought to /32: half of the stride
+ROW_UNIT = 8                # of the rows of a band: shorter ones would double their upper and lower neighbours in vain
+LEVEL_UNIT = 16             # of those that are brought to /32: half of the stride
 KEPT_NUMBERS = 2**27        # the mask features of the whole picture are kept for their second use up to here, then made again
-TABLE_NUMBERS = 2**22       # of deform_conv2d: what is made for a few taps stays in the cache
+TABLE_NUMBERS = 2**22       # of deform_conv2d on a CPU: what is made for a few taps stays in the cache
 
 
 @torch.no_grad()
@@ -37,16 +38,18 @@ def score_bands(net: MaSSFormerNet, image: Tensor, rows: int) -> Iterator[Tensor
         return
     H, W = image.shape[-2:]
     image = F.pad(image, (0, -W % net.multiple, 0, -H % net.multiple)).contiguous(memory_format=torch.channels_last)
+    device, exact = image.device, torch.promote_types(image.dtype, torch.float32)       # the sum decides between near classes
     sharp, memories = pixel_features(net.pixels, image, encoder_maps(net.encoder, image))
     del image
     small, kept = sharp.at_levels()
     logits, embeddings = net.decoder(memories, small)
     del memories, small
-    classes = logits[-1][0].softmax(-1)[:, :-1].T.contiguous()                          # K Q
+    classes = logits[-1][0].to(exact).softmax(-1)[:, :-1].T.contiguous()                # K Q
     done = 0
     for masks in mask_bands(sharp, kept, embeddings[-1][0], rows):                      # n 2w Q
-        masks = masks[: H - done, :W]
-        scores = classes.to(masks.dtype) @ masks.reshape(-1, masks.shape[-1]).sigmoid_().T
+        masks = masks[: H - done, :W].to(exact)
+        with torch.autocast(device.type, enabled=False):
+            scores = classes @ masks.reshape(-1, masks.shape[-1]).sigmoid_().T
         yield scores.view(-1, *masks.shape[:2])
         done += len(masks)
         if done == H:
@@ -94,7 +97,8 @@ def upsampled(x: Tensor, layer: Upsample) -> Tensor:
 def deformed(x: Tensor, layer: Deformable) -> Tensor:
     offset, modulation = layer.offset(x).split((2 * layer.taps, layer.taps), 1)
     weight, bias = folded(layer.weight, layer.bn)
-    out = deform_conv2d(x, offset, modulation.sigmoid(), weight.to(x.dtype), TABLE_NUMBERS)
+    numbers = TABLE_NUMBERS if x.device.type == "cpu" else 64 * TABLE_NUMBERS
+    out = deform_conv2d(x, offset, modulation.sigmoid(), weight.to(x.dtype), numbers)
     return torch.relu_(out.add_(bias[:, None, None]))
 
 
@@ -150,7 +154,7 @@ def pixel_features(pixels: PixelDecoder, image: Tensor, maps: list[Tensor]) -> "
 
 
 # -- half the picture's side, by bands of rows -------------------------------------------------------------------------
-def bands(height: int, width: int, device: torch.device, unit: int = 2) -> Iterator[tuple[int, int]]:
+def bands(height: int, width: int, device: torch.device, unit: int = ROW_UNIT) -> Iterator[tuple[int, int]]:
     """First and last row of each band: a multiple of `unit` rows, as many as fill a cache (a CPU's) or the GPU."""
     positions = 2**12 if device.type == "cpu" else 2**20
     n = max(positions // width // unit * unit, unit)
@@ -191,7 +195,7 @@ def deform_rows(layer: Deformable, x: Tensor) -> Tensor:
     weight, bias = folded(layer.weight, layer.bn)
     weight, bias = weight.permute(0, 2, 3, 1).flatten(1).to(x.dtype), bias.to(x.dtype)  # Cout 9 Cin
     table, out = x.view(-1, inputs), x.new_empty(h, w, len(weight))
-    for start, stop in bands(h, w, x.device):
+    for start, stop in bands(h, w, x.device, 2):
         said = F.conv2d(channels_first(x[start : stop + 2]), layer.offset.weight, layer.offset.bias, padding=(0, 1))
         offset, modulation = said.split((18, 9), 1)
         cells, shares = corners(offset, modulation.sigmoid(), 0, 3, start, h)
@@ -257,7 +261,7 @@ class Sharp:
         """Mask features by way of H/4 at /32, /16, /8 (1 D h w each), and those of every band, if they are not too many."""
         h, w, _ = self.fine.shape
         small, kept = ([], [], []), []
-        for start, stop in bands(h, w, self.fine.device, ROW_UNIT):
+        for start, stop in bands(h, w, self.fine.device, LEVEL_UNIT):
             features = self.features(start, stop)
             if h * w * features.shape[-1] <= KEPT_NUMBERS:
                 kept.append(features)
@@ -270,12 +274,12 @@ class Sharp:
 def mask_bands(sharp: Sharp, kept: list[Tensor], embeddings: Tensor, rows: int) -> Iterator[Tensor]:
     """The last mask logits at the picture's size from top to bottom, n 2w Q; each band waits for the row below its own."""
     h, w, _ = sharp.fine.shape
-    above = None
-    for number, (start, stop) in enumerate(bands(h, w, sharp.fine.device, ROW_UNIT)):
+    above, unit = None, LEVEL_UNIT if kept else ROW_UNIT
+    for number, (start, stop) in enumerate(bands(h, w, sharp.fine.device, unit)):
         features = kept[number] if kept else sharp.features(start, stop)
         masks = F.linear(features, embeddings.to(features.dtype))                       # n w Q
         first, last = above is None, stop == h
         parts = [masks[:1] if first else above, masks, *([masks[-1:]] if last else [])]
         wide = F.interpolate(channels_first(torch.cat(parts)), scale_factor=2, mode="bilinear")[0].permute(1, 2, 0)
         above = masks[-1:].clone()
-        yield from wide[1 + first : len(wide) - 1 - last].split(max(rows, 2 * ROW_UNIT))
+        yield from wide[1 + first : len(wide) - 1 - last].split(max(rows, 2 * LEVEL_UNIT))

@@ -2,7 +2,7 @@
 
     pytorch_lora_weights.safetensors     unet.load_lora_adapter(folder, prefix=None, use_safetensors=True) of diffusers reads it
     gate.safetensors                     <attention>.gate.weight, .bias
-    adapter.json                         layers, rank, gate, words, size of the pictures, and the base's name and sha256
+    adapter.json                         layers, rank, gate, words, free, size of the pictures, and the base's name and sha256
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def save_adapter(folder: str | Path, net: MatchMaskNet, base: Base, prompter: Pr
     write_bytes(folder / LORA, save(_tensors(net.lora), {"format": "pt", "lora_adapter_metadata": notes}))
     write_bytes(folder / GATE, save(_tensors(net.gates), {"format": "pt"}))
     about = {key: getattr(net, key) for key in MADE_OF} | {
-        "classes": prompter.classes, "words": prompter.words, "size": list(size),
+        "classes": prompter.classes, "words": prompter.words, "free": prompter.free, "size": list(size),
         "base": base.record("unet", "text_encoder", "vae"), "sha256": {name: sha256_of(folder / name) for name in (LORA, GATE)},
     }
     write_json(folder / ABOUT, about)
@@ -62,7 +62,7 @@ def _read_about(path: Path) -> dict:
     except (OSError, ValueError) as error:
         mend = f"give a folder with {LORA} and {ABOUT}"
         raise UserError(f"no adapter can be read ({type(error).__name__})", path, mend) from error
-    wanted = {*MADE_OF, "classes", "words", "size", "base", "sha256"}
+    wanted = {*MADE_OF, "classes", "words", "free", "size", "base", "sha256"}
     if not isinstance(about, dict) or (missing := sorted(wanted - about.keys())) or set(about["sha256"]) != {LORA, GATE}:
         lacking = missing[0] if isinstance(about, dict) and missing else "its files' sha256"
         raise UserError(f"not whole: {lacking} is missing", path, MEND)

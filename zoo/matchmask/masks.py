@@ -6,6 +6,7 @@ from torch import Tensor
 
 NEAREST, ANY = REDUCTIONS = ("nearest", "any")
 FREE = -1                                # the class of a token that speaks of no class: every cell sees it
+HIDDEN = -2                              # of a token that no cell sees
 
 
 def resized(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -24,7 +25,7 @@ def resized_picture(image: Tensor, size: tuple[int, int]) -> Tensor:
 def visible(labels: Tensor, tokens: Tensor, size: tuple[int, int], reduce: str = NEAREST) -> Tensor:
     """Bool M h*w T: a cell sees the tokens of its class, and the free ones.
 
-    labels: M H W; size: (h, w); tokens: M T, the class of each or FREE. reduce, what the class of a cell is:
+    labels: M H W; size: (h, w); tokens: M T, the class of each, FREE or HIDDEN. reduce, what the class of a cell is:
     nearest    that of one of its pixels, [i * H // h] (FreestyleNet's): small things vanish, their words are seen by no cell
     any        those of all its pixels: a cell may see the words of several classes
     """
@@ -40,7 +41,7 @@ def visible(labels: Tensor, tokens: Tensor, size: tuple[int, int], reduce: str =
 def _anywhere(labels: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """Bool h w T: whether any of a cell's pixels is of the token's class."""
     found = torch.zeros(*size, len(tokens), dtype=torch.bool, device=labels.device)
-    for label in tokens[tokens != FREE].unique():
+    for label in tokens[tokens > FREE].unique():
         cells = F.adaptive_max_pool2d((labels == label).float()[None], size)[0] > 0                               # h w
         found |= cells[..., None] & (tokens == label)
     return found

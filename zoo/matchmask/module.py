@@ -39,10 +39,10 @@ class MatchMask(Generator):
     """Paints pictures into label maps.
 
     base: see zoo/tiny/base.py. net: makes the net of (unet). size: side of the squares, or (H, W), that pictures become and are
-    painted in; null: the base's own. words, background_word: see prompts.py. dropout: probability of an empty prompt in training.
-    sampler, steps, guidance, rectify: see paint.py. latents: folder in which the moments of training pictures are kept for all
-    runs; null: they are encoded at every step. judge: see judge.py. full_tuning: at the end of a run the whole UNet is trained
-    as long at this learning rate, and judged beside; null: it is not.
+    painted in; null: the base's own. words, background_word, free: see prompts.py. dropout: probability of an empty prompt in
+    training. sampler, steps, guidance, rectify: see paint.py. latents: folder in which the moments of training pictures are
+    kept for all runs; null: they are encoded at every step. judge: see judge.py. full_tuning: at the end of a run the whole
+    UNet is trained as long at this learning rate, and judged beside; null: it is not.
     """
 
     frozen = ("vae", "text_encoder")
@@ -58,6 +58,7 @@ class MatchMask(Generator):
         size: int | tuple[int, int] | None = None,
         words: dict[str, str | None] | None = None,
         background_word: str | None = None,
+        free: str = "all",
         dropout: float = 0.0,
         sampler: str = "plms",
         steps: int = 50,
@@ -76,7 +77,7 @@ class MatchMask(Generator):
         self.net = net(unet=self.base.unet)
         self.net.unet.to(memory_format=torch.channels_last)  # at once, so that painting in a run changes nothing of it
         self.vae, self.text_encoder = self.base.vae, self.base.text.encoder
-        self.words, self.background_word, self.dropout = dict(words or {}), background_word, dropout
+        self.words, self.background_word, self.free, self.dropout = dict(words or {}), background_word, free, dropout
         self.painting = {"sampler": sampler, "steps": steps, "guidance": guidance, "rectify": rectify}
         self.latents, self.full_tuning, self.judge = latents, full_tuning, Judge() if judge is None else judge
         self.abar = alphas(self.base.configs["scheduler"])
@@ -105,7 +106,7 @@ class MatchMask(Generator):
 
     def _prompter(self, words: dict[str, str | None]) -> Prompter:
         text = self.base.text
-        return Prompter(text.tokenizer, text.context, self.classes, words, self.background_word, self.ignore)
+        return Prompter(text.tokenizer, text.context, self.classes, words, self.background_word, self.ignore, self.free)
 
     # -- training --
     def wrap(self, dataset: Dataset) -> Dataset:

@@ -282,7 +282,7 @@ def run(config: dict) -> dict:
     base = open_base(settings["base"]).to(settings["device"])
     size = (settings["size"] or base.side,) * 2
     prompter = Prompter(base.text.tokenizer, base.text.context, data.classes, settings["words"], settings["background_word"],
-                        data.ignore)
+                        data.ignore, settings["free"])
     layers = layers_of(base.unet)
     net = MatchMaskNet(base.unet, layers=WHOLE, gate=OFF)
     source = data.source("train")

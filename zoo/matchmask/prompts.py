@@ -4,7 +4,7 @@
     prompter.prompt(labels)                              # Prompt("airplane person", tokens, dropped=())
 
 Nothing else is in a prompt, no sentence around the words (FreestyleNet's way). A class may have no word: its pixels see only
-what is no word, the beginning of the prompt and all that follows the last word.
+what is no word, the beginning of the prompt and, with free="all", all that follows the last word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from zoo.diffusion.text import spans, token_count
-from zoo.matchmask.masks import FREE
+from zoo.matchmask.masks import FREE, HIDDEN
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -27,12 +27,14 @@ PLAIN = {                                # names of data sets in the words of ca
     "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "pottedplant": "potted plant",
     "tvmonitor": "television",
 }  # fmt: skip
+ALL, START = FREES = ("all", "start")    # which tokens that are no words are seen
 REST = ("background", "other", "others", "rest", "unlabeled", "unlabelled", "void")      # names of what is nothing of its own
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """tokens: int64 T, the class each token speaks of, or FREE. dropped: classes that are there and have a word, but no room."""
+    """tokens: int64 T, the class each token speaks of, FREE or HIDDEN (masks.py). dropped: classes that are there and have a word,
+    but no room."""
 
     text: str
     tokens: Tensor
@@ -48,15 +50,19 @@ class Prompt:
 class Prompter:
     """classes: names in the order of the labels. words: {class: its word, or null for none}, where the name, made plain, will not
     do. background_word: of classes that are called background, others and the like (null: none). context: tokens of a prompt.
+    free: which of the tokens that are no words every cell sees: all (FreestyleNet's: the start, the end and those that fill the
+    prompt up, most of which know the whole prompt), or the start alone, so that a cell knows of its own class and no other.
     """
 
     def __init__(self, tokenizer: CLIPTokenizer, context: int, classes: list[str], words: dict[str, str | None] | None = None,
-                 background_word: str | None = None, ignore: int = 255):
+                 background_word: str | None = None, ignore: int = 255, free: str = ALL):
+        if free not in FREES:
+            raise UserError(f"free={free}", "free", f"give {' or '.join(FREES)}")
         if unknown := sorted(set(words or {}) - set(classes)):
             raise UserError(f"{unknown[0]!r} is no class of this set", "words", f"its classes are {', '.join(classes[:8])}, ...")
         own = {name: " ".join((word or "").split()) or None for name, word in (words or {}).items()}
         self.words = {name: own[name] if name in own else plain(name, background_word) for name in classes}
-        self.classes, self.tokenizer, self.context, self.ignore = list(classes), tokenizer, context, ignore
+        self.classes, self.tokenizer, self.context, self.ignore, self.free = list(classes), tokenizer, context, ignore, free
         self._lengths = [token_count(tokenizer, word) - 2 if (word := self.words[name]) else 0 for name in classes]
         self._room = context - 2                             # beside a start and an end
         for name, length in zip(classes, self._lengths):
@@ -89,7 +95,8 @@ class Prompter:
                 text += " " if text else ""
                 places.append((len(text), len(text) + len(self.words[self.classes[label]])))
                 text += self.words[self.classes[label]]
-            tokens = torch.full((self.context,), FREE)
+            tokens = torch.full((self.context,), FREE if self.free == ALL else HIDDEN)
+            tokens[0] = FREE
             for label, span in zip(labels, spans(self.tokenizer, text, places)):
                 tokens[span.start : span.stop] = label
             self._made[labels] = text, tokens
