@@ -132,7 +132,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = Parts(FULL if device == "cuda" else SMALL, device)
     size = parts.size
-    about = {"repeats": repeats, "unet": size.unet, "cells": size.cells, "rows": 2 * size.rows}
+    about = {"repeats": repeats, "unet": size.unet, "cells": size.cells, "unet_rows": 2 * size.rows}
     title = f"AlignDiff, UNet {size.unet}, latents {size.cells}x{size.cells}, {device}"
     sampling, inversion = sampling_rows(parts, repeats), inversion_rows(parts, repeats)
     report(f"aligndiff_sampling_{device}", f"{title}: a step of {size.rows} pictures with guidance", sampling, **about)

@@ -78,7 +78,7 @@ class PromptedFolders(SceneData):
         if BACKGROUND in words or not words:
             what = "no class folders with pictures" if not words else f"{BACKGROUND!r} is not an object"
             raise UserError(what, self.tree, "put <class>/<n>.jpg and <class>/<n>.png there")
-        self.name, self.classes = f"{self.tree.root.resolve().stem}_examples", [BACKGROUND, *words]
+        self.name, self.classes = self.tree.root.resolve().stem, [BACKGROUND, *words]
         self.palette = default_palette(len(self.classes))
         super().__post_init__()
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import seed_everything
 
 import train
@@ -16,8 +17,10 @@ from datamodules.pair import PairData
 from datamodules.prompted import PromptedFolders
 from datamodules.samples import ExampleSet, read_classes, read_manifest
 from tests.aligndiff.trees import build, config, smallest, write_examples, write_pair
-from tests.contract import SquareData
+from tests.conftest import ROOT
+from tests.contract import CLASSES, SquareData
 from zoo import generate, hub
+from zoo.aligndiff.loss import cells_of
 from zoo.aligndiff.making import BLOCK, Painting, block_bytes, read_block
 from zoo.aligndiff.segmenter import FewShotSettings
 
@@ -35,7 +38,7 @@ def run(root, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     results = train.run(smallest("data=prompted", f"data.root={root}", "data.batch_size=3", "data.workers=0", f"runs={runs}",
                                  "run=one"))
-    return runs / "aligndiff" / "examples_examples" / "one", results
+    return runs / "aligndiff" / "examples" / "one", results
 
 
 def painted(run, out, *overrides):
@@ -114,6 +117,23 @@ def test_settings_out_of_range_are_one_line():
         FewShotSettings(model={})
 
 
+def test_the_example_folder_keeps_its_grey_levels_and_its_smallest_object(shared):
+    data = PromptedFolders(root=str(shared / "data" / "aligndiff_examples"))
+    kite, mushroom = data.example_sets("test")
+    assert (kite.word, kite.names, mushroom.names) == ("kite", ("kite/1", "kite/2", "kite/10"), ("mushroom/1",))
+    assert len(kite.texts) == 2 and not mushroom.texts
+    sizes = [tuple(data.example("test", name, 1)[0].shape[1:]) for name in kite.names]
+    assert len(set(sizes)) == 3
+    for name, class_id in (("kite/2", 1), ("mushroom/1", 2)):
+        grey = data.example("test", name, class_id)[1]
+        assert ((grey > 0) & (grey < 1)).any()
+    grey = data.example("test", "kite/10", 1)[1]
+    assert (grey > 0.3).float().mean() < 0.01 and [int(cells_of(grey[None], (n, n)).sum()) > 0 for n in (8, 16)] == [True, True]
+    model = build()
+    model.check_data(data)
+    assert [one.key for one in model.instances] == ["kite/kite/1", "kite/kite/2", "kite/kite/10", "mushroom/mushroom/1"]
+
+
 # -- painting ----------------------------------------------------------------------------------------------------------
 def test_the_folder_holds_k_pairs_of_each_set_by_learnt_words_and_texts(run, root, coarse):
     rows = read_manifest((coarse / "manifest.jsonl").read_text())
@@ -172,6 +192,18 @@ def test_masks_are_aligned_by_a_few_shot_model_from_paintings_made_now_or_before
     assert "kite: no picture is accepted at alpha=0.8: masks are estimated with the real pairs alone" in capsys.readouterr().out
     with pytest.raises(UserError, match="aligned already"):
         painted(run, tmp_path / "x", *SSP, f"painted={tmp_path / 'aligned'}")
+
+
+def test_diffews_aligns_masks_by_its_own_threshold(run, coarse, tmp_path):
+    seed_everything(0, verbose=False)
+    recipe = yaml.safe_load((ROOT / "zoo" / "diffews" / "tiny.yaml").read_text()) | {"size": 32}
+    weights = hub.export(hub.build(recipe, CLASSES), tmp_path / "diffews", {"seed": 0})
+    figures = painted(run, tmp_path / "aligned", "fss=diffews", f"fss.weights={weights}", f"painted={coarse}", "fss.rules.alpha=0.0")
+    assert "accepted" in figures["all"] and (tmp_path / "aligned" / "manifest.jsonl").exists()
+    with pytest.raises(UserError, match="fss.weights: no few-shot model"):
+        painted(run, tmp_path / "x", "fss=diffews")
+    with pytest.raises(UserError, match="does not learn from a few pairs"):
+        painted(run, tmp_path / "y", "fss=diffews", f"fss.weights={run[0]}")
 
 
 def test_paintings_of_a_stopped_process_are_taken_up(tmp_path):

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 import yaml
 from lightning.pytorch import seed_everything
 
+import evaluate
+from datamodules.demo.world import FOLDS, RARE
 from datamodules.errors import UserError
+from tests.aligndiff.trees import config
 from tests.conftest import ROOT
 from tests.contract import CLASSES, Squares
 from zoo import hub
@@ -104,3 +107,15 @@ def test_what_cannot_be_an_example_is_one_line(model, tmp_path):
     (tmp_path / "torn").write_bytes(b"x")
     with pytest.raises(UserError, match="no saved examples"):
         model.predict(image, memory=tmp_path / "torn")
+
+
+def test_what_needs_no_training_is_judged_without_weights_with_the_means_of_groups(tmp_path):
+    small = ["model=ssp", "model.net.encoder=resnet10t", "model.net.level=3", "model.net.encoder_options={channels: [8,8,16,16]}"]
+    few = ["data=demo_episodes", "data.size=32", "data.rare=true", "data.fixed=true", "data.episodes=40", "data.pictures_per_class=3"]
+    found = evaluate.run(config("evaluate", *small, *few, "split=test", f"out={tmp_path}", "data.augmented=2"))
+    each = {name.removeprefix("IoU/"): value for name, value in found.items() if name.startswith("IoU/")}
+    assert len(each) == 20
+    assert found["mIoU_rare"] == pytest.approx(np.mean([each[word] for word in RARE]))
+    assert found["mIoU_known"] == pytest.approx(np.mean([each[word] for word in FOLDS[0]]))
+    with pytest.raises(UserError, match="no weights to judge"):
+        evaluate.run(config("evaluate", "data=demo_episodes"))

@@ -124,7 +124,8 @@ class MatchMask(Generator):
     def on_train_start(self) -> None:
         gate = sum(p.numel() for p in self.net.gates.parameters())
         learns = sum(p.numel() for p in self.net.parameters())
-        where = f"{len(self.net.layers)} layers at rank {self.net.rank}" if self.net.layers else "no adapter"
+        named = f"{len(self.net.layers)} layers at rank {self.net.rank}" if self.net.layers else "no layer"
+        where = "the whole UNet" if learns_whole(self.net) else named
         say(f"{learns:,} parameters learn: {where}; {gate:,} of them are gates")
 
     def training_step(self, batch: dict, index: int) -> Tensor:

@@ -286,10 +286,10 @@ def run(config: dict) -> dict:
     layers = layers_of(base.unet)
     net = MatchMaskNet(base.unet, layers=WHOLE, gate=OFF)
     source = data.source("train")
-    lessons = Lessons.of(base, prompter, (source.read(i) for i in tqdm(range(len(source)), "pictures")), size)
+    lessons = Lessons.of(base, prompter, (source.read(i) for i in tqdm(range(len(source)), "pictures", mininterval=2)), size)
     runs = []
     total = len(settings["seeds"]) * (settings["epochs"] + 1) * settings["steps"]
-    with tqdm(total=total, desc="steps") as bar:
+    with tqdm(total=total, desc="steps", mininterval=2) as bar:
         for seed in settings["seeds"]:
             loss_of = lambda generator: lessons.loss(net, base, settings["batch"], generator)
             runs.append(score(net.unet, layers, loss_of, seed, settings["epochs"], settings["steps"], settings["lr"], bar.update))

@@ -33,8 +33,8 @@ REST = ("background", "other", "others", "rest", "unlabeled", "unlabelled", "voi
 
 @dataclass(frozen=True)
 class Prompt:
-    """tokens: int64 T, the class each token speaks of, FREE or HIDDEN (masks.py). dropped: classes that are there and have a word,
-    but no room."""
+    """tokens: int64 T, the class each token speaks of, FREE or HIDDEN (masks.py). dropped: classes that are there and have a
+    word, but no room."""
 
     text: str
     tokens: Tensor
