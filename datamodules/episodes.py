@@ -372,7 +372,8 @@ class EpisodeData(StreamData):
     def _episodes(self, split: str, pictures: ObjectPictures) -> Episodes:
         from datamodules.painted import AugmentedSupports, PaintedSupports
 
-        plans, painted = self.plans(split), AugmentedSupports(self.augmented, self.synthetic_weight) if self.augmented else None
+        plans = self.plans(split)
+        painted = AugmentedSupports(self.augmented, self.synthetic_weight) if self.augmented else None
         if self.synthetic is not None:
             asked = {ExampleSet(self.classes[p.class_id], p.class_id, tuple(p.supports)).key for p in plans}
             painted = PaintedSupports(self.synthetic, asked, self.size, self.synthetic_shots, self.synthetic_weight)

@@ -30,7 +30,8 @@ def grouped(figures: Figures, data) -> Figures:
     for group, words in getattr(data, "groups", {}).items():
         each = (figures.get(f"IoU/{word}", float("nan")) for word in words)
         values = [value for value in each if value == value]
-        found[f"mIoU_{group}"] = sum(values) / len(values) if values else float("nan")
+        if values:
+            found[f"mIoU_{group}"] = sum(values) / len(values)
     base, novel = found.get("mIoU_base", 0.0), found.get("mIoU_novel", 0.0)
     if base + novel > 0:
         found["harmonic_mean"] = 2 * base * novel / (base + novel)

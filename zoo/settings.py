@@ -11,8 +11,9 @@ DOORS = {                               # the keys of the doors themselves
     "seed": int, "runs": str | int, "run": NAME, "folder": str | None, "resume": NAME, "init": str | None, "weights": str | None,
     "out": str | None, "untrained": bool, "closing": bool, "overwrite": bool, "device": str, "split": Literal["val", "test"],
     "save.monitor": str | None, "save.every": int,
-    "k": int, "batch": int, "share": float, "fss": dict, "precision": Literal["fp32", "bf16"], "format": Literal["png", "jpeg"], "filter": dict,
+    "k": int, "batch": int, "precision": Literal["fp32", "bf16"], "format": Literal["png", "jpeg"], "filter": dict,
     "filter.weights": str | None, "flip": bool, "by": str, "painted": str | None, "unlabelled": bool, "pseudo": dict,
+    "share": float, "fss": dict,
     "pseudo.weights": str | None, "pseudo.pictures": str | None, "pseudo.least": float, "pseudo.join": bool,
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ Scene i of a split is a function of the world's seed and the i-th index of the s
 kinds that are named occur, on the ground of one family or of both.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,10 +23,11 @@ BOTH = "both"
 class DemoKinds(SceneData):
     """n_train, n_val and n_test scenes of `size` (H, W, or one number).
 
-    things: their kinds, words of the demo world; class 0 is background. grounds: meadow, table, or both in turns.
+    things: their kinds, words of the demo world; null: twelve that all shipped weights have seen. Class 0 is background.
+    grounds: meadow, table, or both in turns.
     """
 
-    things: list[str] = field(default_factory=lambda: list(FOLDS[1]))
+    things: list[str] | None = None
     grounds: str = BOTH
     size: Size = 64
     n_train: int = 400
@@ -35,6 +36,7 @@ class DemoKinds(SceneData):
     workers: int = 0
 
     def __post_init__(self):
+        self.things = list(FOLDS[1]) if self.things is None else self.things
         if self.grounds not in (BOTH, *FAMILIES):
             raise UserError(f"no grounds are called {self.grounds}", "data.grounds", f"give {', '.join(FAMILIES)} or {BOTH}")
         if unknown := [word for word in self.things if word not in OBJECT_WORDS]:

@@ -24,7 +24,7 @@ def test_a_data_config_gives_each_setting_of_its_module_and_no_other(name):
     made = get_class(config["_target_"])
     settings = {field.name for field in dataclasses.fields(made)}
     assert settings == config.keys() - {"_target_"}
-    needed = {f.name for f in dataclasses.fields(made) if f.default is dataclasses.MISSING}
+    needed = {f.name for f in dataclasses.fields(made) if f.default is f.default_factory is dataclasses.MISSING}
     assert needed == {key for key, value in config.items() if value == "???"}
     first = (ROOT / "configs/data" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ") or name.startswith("for_")

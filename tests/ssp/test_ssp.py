@@ -110,9 +110,10 @@ def test_what_cannot_be_an_example_is_one_line(model, tmp_path):
 
 
 def test_what_needs_no_training_is_judged_without_weights_with_the_means_of_groups(tmp_path):
-    small = ["model=ssp", "model.net.encoder=resnet10t", "model.net.level=3", "model.net.encoder_options={channels: [8,8,16,16]}"]
-    few = ["data=demo_episodes", "data.size=32", "data.rare=true", "data.fixed=true", "data.episodes=40", "data.pictures_per_class=3"]
-    found = evaluate.run(config("evaluate", *small, *few, "split=test", f"out={tmp_path}", "data.augmented=2"))
+    small = ["model=ssp", "model.net.encoder=resnet10t", "model.net.level=3", "+model.net.encoder_options.channels=[8,8,16,16]"]
+    few = ["data=demo_episodes", "data.size=32", "data.rare=true", "data.fixed=true", "data.episodes=40", "data.augmented=2"]
+    few += ["data.pictures_per_class=3", "split=test", f"out={tmp_path}"]
+    found = evaluate.run(config("evaluate", *small, *few))
     each = {name.removeprefix("IoU/"): value for name, value in found.items() if name.startswith("IoU/")}
     assert len(each) == 20
     assert found["mIoU_rare"] == pytest.approx(np.mean([each[word] for word in RARE]))

@@ -66,8 +66,15 @@ def keep_bank(model: AlignDiff, folder: Path) -> str:
 
 
 def said(figures: dict[str, dict[str, float]]) -> list[str]:
-    return [f"  {name:<24} " + "   ".join(f"{key} {100 * value:5.1f}" for key, value in values.items())
-            for name, values in figures.items() if values]
+    """A table: a line for each kind of picture, a column for each figure that there is of all."""
+    columns = [key for key in next(iter(figures.values())) if "from" not in key]
+    widths = [max(6, len(key)) for key in columns]
+    lines = ["  ".join([f"  {'':<24}", *(f"{key:>{width}}" for key, width in zip(columns, widths))])]
+    for name, values in figures.items():
+        cells = (values.get(key, float("nan")) for key in columns)
+        texts = (f"{100 * value:.1f}" if value == value else "-" for value in cells)
+        lines.append("  ".join([f"  {name:<24}", *(f"{text:>{width}}" for text, width in zip(texts, widths))]))
+    return lines
 
 
 def row(model: AlignDiff, data, result: Result) -> np.ndarray:

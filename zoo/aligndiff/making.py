@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange
 
 from datamodules.errors import UserError
 from datamodules.files import Tree, read_image, read_labels, write_bytes
@@ -81,11 +82,16 @@ class SetMaking:
         self.oracle = Oracle([one.word for one in sets])
         self.painted = Before.of(settings["painted"], self.k) if settings.get("painted") else None
         blocks = 1 if self.fss else -(-self.k // BLOCK)
+        if self.share and not self.painted and not any(self.learnt(one) for one in sets[:-1]):
+            model.learnt_names(sets[-1])                     # not one set can be painted: refused at once
         self.units = [(one, block) for one in sets for block in range(blocks)]
         self.names = [one.key + (f".{block}" if blocks > 1 else "") for one, block in self.units]
         self.about = {"k": self.k, "share": self.share, "painting": model.painting_about()}
         self.about |= {"fss": self.fss.about()} if self.fss else {}
         self.about |= {"painted": self.painted.about} if self.painted else {}
+
+    def learnt(self, examples: ExampleSet) -> bool:
+        return any((examples.word, name) in self.model.rows for name in examples.names)
 
     # -- the work --
     def make(self, units: list[int]) -> Iterator[tuple[int, list[Pair]]]:
@@ -137,7 +143,7 @@ class SetMaking:
     def paint(self, examples: ExampleSet, numbers: list[int]) -> list[Painting]:
         """Pictures by number, block by block; a block that is on the disk already is taken from there."""
         found: list[Painting] = []
-        for first in range(0, len(numbers), BLOCK):
+        for first in trange(0, len(numbers), BLOCK, desc=examples.word, leave=False, disable=len(numbers) <= 4 * BLOCK):
             part = numbers[first : first + BLOCK]
             file = self._block(examples, part[0]) if self.fss else None
             paintings = read_block(file, len(part)) if file is not None else None

@@ -87,8 +87,8 @@ class AlignDiff(Generator):
         self.masking, self.bg_lambda, self.split, self.threshold = masking, bg_lambda, split, threshold
         self.texts, self.fss, self.shown = list(texts or [template]), fss, shown
         self.painting = {"sampler": sampler, "steps": steps, "guidance": guidance, "levels": levels}
-        if not 1 <= levels <= len(self.base.configs["unet"]["block_out_channels"]):
-            raise UserError(f"{levels} levels", "model.levels", "give 1 (the finest side) or more, as the UNet has them")
+        if levels < 1:
+            raise UserError(f"{levels} levels", "model.levels", "give 1 (the finest side) or more; released: 3")
         make_sampler(sampler, self.base.configs["scheduler"]).times(steps)               # refuses what cannot be, at once
         self.vae, self.unet, self.text_encoder = self.base.vae, self.base.unet, self.base.text.encoder
         install(self.unet, Captured)                         # at once, so that painting in a run changes nothing of it
@@ -212,16 +212,22 @@ class AlignDiff(Generator):
         """The picture of this number: by a learnt word at `share` of all numbers, evenly spread, else by a plain text."""
         before, now = int(number * share + 1e-9), int((number + 1) * share + 1e-9)
         if now > before:
-            name = examples.names[before % len(examples.names)]
-            if (examples.word, name) not in self.rows:
-                raise UserError(f"no word was learnt from {name}", "weights",
-                                "give the data= (and data.seed) of the training, or share=0 for plain texts alone")
+            names = self.learnt_names(examples)
+            name = names[before % len(names)]
             row = self.rows[examples.word, name]
             return Job(self.prompts[row], self.bank[row].detach(), seed_of(seed, examples.key, name, number))
         texts = [*self.texts, *examples.texts]
         text = texts[(number - before) % len(texts)]
         prompt = named(self.base.text, text, examples.word) if "{}" in text else plain(self.base.text, text, examples.word)
         return Job(prompt, None, seed_of(seed, examples.key, text, number))
+
+    def learnt_names(self, examples: ExampleSet) -> list[str]:
+        """The pairs of a set that a word was learnt from."""
+        names = [name for name in examples.names if (examples.word, name) in self.rows]
+        if not names:
+            raise UserError(f"no word was learnt from {', '.join(examples.names)[:80]}", examples.word,
+                            "give the data= (and data.seed) of the training, or share=0 for plain texts alone")
+        return names
 
     def generate(self, what: str, k: int = 5, seed: int = 0, name: str = "") -> list[Pair]:
         """K pictures of a word with coarse masks. name: of the pair whose learnt word is used; "": a plain text alone."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from zoo.aligndiff.capture import LEVELS, Capture, Captured, grids_of
 from zoo.aligndiff.embedding import Prompt, encode
 from zoo.aligndiff.masks import coarse_map, to_bytes
@@ -51,7 +52,9 @@ class Painter:
         sampler = make_sampler(self.sampler, self.base.configs["scheduler"])
         latents = denoise(self.base.unet, start, text, self.empty.to(text), self.steps, self.guidance, sampler,
                           {"capture": capture})
-        coarse = to_bytes(coarse_map(capture.means(), [len(job.prompt.word) for job in jobs], self.size))
+        if not (maps := capture.means()):
+            raise UserError("no attention to words there", f"levels={self.levels}", "raise model.levels, for coarser sides")
+        coarse = to_bytes(coarse_map(maps, [len(job.prompt.word) for job in jobs], self.size))
         return to_pictures(decode(self.base.vae, latents)).cpu(), coarse.cpu()
 
 

@@ -74,10 +74,7 @@ def folded(weight: Tensor, norm: nn.BatchNorm2d, bias: Tensor | None = None) -> 
 
 
 def convolve(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    weight, bias = folded(conv.weight, norm, conv.bias)
-    if conv.kernel_size == conv.stride == (1, 1):                                       # channels last: a matrix product
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+    return F.conv2d(x, *folded(conv.weight, norm, conv.bias), conv.stride, conv.padding)
 
 
 def conv_relu(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:

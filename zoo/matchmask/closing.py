@@ -22,7 +22,7 @@ from zoo.matchmask.paint import Job, Painter, grouped
 from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.metrics import count_pairs
 from zoo.tiny.base import open_base
-from zoo.visualize import colourise, panel, save_png, stack, to_picture
+from zoo.visualize import PAPER, colourise, panel, save_png, stack, to_picture
 
 if TYPE_CHECKING:
     from zoo.matchmask.module import MatchMask
@@ -155,7 +155,13 @@ def sheet(model: MatchMask, source) -> np.ndarray:
 
 
 def rows(model: MatchMask, pairs: list[Pair], kept: torch.Tensor | None) -> list[np.ndarray]:
-    shown = lambda labels: enlarged(colourise(labels.numpy(), model.palette, model.ignore))
+    """A label map with its pictures; below, what is kept of it for each (white: dropped)."""
+
+    def shown(labels: torch.Tensor) -> np.ndarray:
+        picture = colourise(labels.numpy(), model.palette, model.ignore)
+        picture[labels.numpy() == model.ignore] = PAPER
+        return enlarged(picture)
+
     captions = ["label map", *(f"painted {pair.number}" for pair in pairs)]
     found = [panel([shown(pairs[0].labels), *(enlarged(to_picture(pair.picture)) for pair in pairs)], captions, MAX_SIDE)]
     if kept is not None:
