@@ -79,7 +79,7 @@ class SetMaking:
         self.k, self.seed, self.share, self.batch = (settings[key] for key in ("k", "seed", "share", "batch"))
         self.fss = make(settings["fss"])
         self.matcher = self.fss.open(model.device) if self.fss else None
-        self.oracle = Oracle([one.word for one in sets])
+        self.oracle = Oracle([one.word for one in sets], data.name)
         self.painted = Before.of(settings["painted"], self.k) if settings.get("painted") else None
         blocks = 1 if self.fss else -(-self.k // BLOCK)
         if self.share and not self.painted and not any(self.learnt(one) for one in sets[:-1]):
