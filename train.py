@@ -35,6 +35,8 @@ def run(cfg: dict) -> dict[str, dict[str, float]]:
     start_seed(cfg["seed"])
     model = hub.build(cfg["model"], data.classes, data.palette, data.ignore)
     model.inference = make(cfg["inference"])
+    if cfg.get("compile"):                                   # runs of older versions have no such key
+        model.compile()
     model.check_data(data)
     check_monitor(cfg["save"]["monitor"], model)
     if cfg["init"]:

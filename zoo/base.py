@@ -51,6 +51,12 @@ class Method(LightningModule):
                             "data.segments=true|false changes it" if {data.samples, self.samples} == {"scenes", "segments"}
                             else "choose another set")
 
+    def compile(self) -> None:
+        """torch.compile of the net, in place."""
+        if not hasattr(self, "net"):
+            raise UserError(f"{type(self).__name__} has no net of its own to compile", "compile", "leave it out")
+        self.net.compile()
+
     def freeze(self) -> None:
         """Ends the making of a method that has `frozen` parts: they take no gradient and stay in eval mode."""
         for name in self.frozen:

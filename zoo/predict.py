@@ -111,6 +111,8 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
     check_device(cfg["device"])
     model = zoo.load(given["weights"], cfg["device"])
     model.inference = make(cfg["inference"])
+    if cfg["compile"]:
+        model.compile()
     prompt = model.prepare(**asked(given, model))
     masks, failed = [], []
     for number, (file, name) in enumerate(todo, 1):
