@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN = ("weights", "out")                  # values that may hold anything: taken before Hydra reads the rest
 FORMATS = ("onnx", "torch.export")
+LEAST = {"onnx": 1, "torch.export": 2}      # units a side: torch.export takes a size of 1 for one that never changes
 OPSET = 19                                  # the first with DeformConv
 FURTHEST = 1e-3                             # from PyTorch's scores; more is no rounding
 CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
@@ -76,7 +77,7 @@ def run(given: dict[str, str], cfg: dict) -> Path:
         raise UserError(f"{type(model).__name__} cannot be exported as a graph", given["weights"], "use it through zoo.load")
     graph = model.exportable().eval()
     unit = graph.multiple if cfg["format"] == "torch.export" else 1
-    height, width = (-(-n // unit) * unit for n in cfg["size"])
+    height, width = (max(LEAST[cfg["format"]], -(-n // unit)) * unit for n in cfg["size"])
     picture = lambda *size: 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     write = {"onnx": to_onnx, "torch.export": to_torch_export}[cfg["format"]]
     with warnings.catch_warnings(), torch.no_grad():
@@ -89,7 +90,8 @@ def run(given: dict[str, str], cfg: dict) -> Path:
         raise UserError(f"the graph's scores are {away:.1e} off PyTorch's", out, "nothing is written")
     with atomic(out) as file:
         file.write(data)
-    print(f"height and width: {f'multiples of {unit}' if unit > 1 else 'any'}; classes: {', '.join(model.classes)}\n-> {out}")
+    free = f"multiples of {unit}, from {LEAST[cfg['format']] * unit} on" if unit > 1 else "any"
+    print(f"height and width: {free}; classes: {', '.join(model.classes)}\n-> {out}")
     return out
 
 
@@ -97,7 +99,8 @@ def to_torch_export(graph: "nn.Module", example: "Tensor", unit: int) -> "tuple[
     """The file's content, and the graph as a function."""
     import torch
 
-    sides = {axis: unit * torch.export.Dim(name, min=1, max=2**16 // unit) for axis, name in ((2, "h"), (3, "w"))}
+    units = {"min": LEAST["torch.export"], "max": 2**16 // unit}
+    sides = {axis: unit * torch.export.Dim(name, **units) for axis, name in ((2, "h"), (3, "w"))}
     program = torch.export.export(
         graph, (example,), dynamic_shapes={"image": sides}, prefer_deferred_runtime_asserts_over_guards=True
     )

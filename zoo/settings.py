@@ -9,7 +9,8 @@ NAME = str | int | None                 # run=7 is read as a number
 DOORS = {                               # the keys of the doors themselves
     "model": dict, "data": dict, "trainer": dict, "inference": dict, "callbacks": dict, "logger": dict, "save": dict,
     "seed": int, "runs": str | int, "run": NAME, "folder": str | None, "resume": NAME, "init": str | None, "weights": str | None,
-    "out": str | None, "untrained": bool, "closing": bool, "overwrite": bool, "compile": bool, "device": str, "split": Literal["val", "test"],
+    "out": str | None, "untrained": bool, "closing": bool, "overwrite": bool, "compile": bool,
+    "device": str, "split": Literal["val", "test"],
     "save.monitor": str | None, "save.every": int,
     "k": int, "batch": int, "precision": Literal["fp32", "bf16"], "format": Literal["png", "jpeg"], "filter": dict,
     "filter.weights": str | None, "flip": bool, "by": str, "painted": str | None, "unlabelled": bool, "pseudo": dict,
