@@ -57,7 +57,7 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
     [
         pytest.param(HARD, {"batch": 9, "moment": "end"}, id="workers, accumulation, EMA"),
         pytest.param([], {"batch": 6}, id="plain", marks=pytest.mark.slow),
-        pytest.param(["save.every=2"], {"batch": 4, "moment": "validation"}, id="in a validation"),
+        pytest.param(["save.every=2"], {"batch": 4, "moment": "validation"}, id="in a validation", marks=pytest.mark.slow),
         pytest.param(["save.every=4"], {"batch": 8, "moment": "validation"}, id="in the last one", marks=pytest.mark.slow),
         pytest.param([], {"batch": 2, "moment": "end"}, id="before the first checkpoint", marks=pytest.mark.slow),
         pytest.param(TWO, {"batch": 6}, id="two processes", marks=pytest.mark.slow),
@@ -86,6 +86,7 @@ def test_a_stopped_run_saves_says_so_and_ends_with_the_signals_status(how, statu
     assert f"stopped at step {step}; go on with: python train.py resume=" in said
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_a_validation_does_it_again(tmp_path):
     call(command(tmp_path, "whole", "save.every=2"))
     call(command(tmp_path, "stopped", "save.every=2", *kill(tmp_path, batch=4, moment="validation", how="SIGTERM")), expect=143)
