@@ -55,7 +55,7 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 @pytest.mark.parametrize(
     ("more", "keys"),
     [
-        pytest.param(HARD, {"batch": 9, "moment": "end"}, id="workers, accumulation, EMA"),
+        pytest.param(HARD, {"batch": 9, "moment": "end"}, id="workers, accumulation, EMA", marks=pytest.mark.slow),
         pytest.param([], {"batch": 6}, id="plain", marks=pytest.mark.slow),
         pytest.param(["save.every=2"], {"batch": 4, "moment": "validation"}, id="in a validation", marks=pytest.mark.slow),
         pytest.param(["save.every=4"], {"batch": 8, "moment": "validation"}, id="in the last one", marks=pytest.mark.slow),
