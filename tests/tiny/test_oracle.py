@@ -240,3 +240,24 @@ def test_the_shipped_oracle_names_and_outlines_things_it_has_never_seen():
         pictures = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
         truth, labels = np.stack([scene.labels for scene in scenes]), judge.segment(pictures).numpy()
         assert (truth == labels)[truth > 0].mean() > bar
+
+
+def test_neighbours_of_a_thing_say_together_what_it_is_and_the_background_says_nothing():
+    logits = torch.full((1, 57, 25, 25), -9.0)
+    logits[0, 0] = 9.0
+    logits[0, 0, 5:20, 5:20] = -9.0
+    logits[0, 7, 5:20, 5:20] = 3.0
+    logits[0, 9, 12, 12] = 4.0                                  # one pixel thinks otherwise, by little
+    assert oracle.decide(logits)[0, 12, 12] == 9
+    labels = oracle.voted(logits)
+    assert (labels[0, 5:20, 5:20] == 7).all() and labels.sum() == 7 * 15 * 15
+
+
+def test_a_connected_piece_is_one_thing_and_two_pieces_may_be_two():
+    logits = torch.full((1, 57, 8, 8), -9.0)
+    logits[0, 0] = 9.0
+    logits[0, 0, :3, :3] = logits[0, 0, 5:, 5:] = -9.0
+    logits[0, 7, :3, :3], logits[0, 11, 5:, 5:] = 1.0, 1.0
+    logits[0, 9, 0, 0] = 2.0
+    labels = oracle.piecewise(logits)[0]
+    assert (labels[:3, :3] == 7).all() and (labels[5:, 5:] == 11).all() and (labels > 0).sum() == 18
