@@ -52,6 +52,12 @@ class Last(ModelCheckpoint):
         if trainer.state.fn == "fit":
             super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
+    def on_train_end(self, trainer, pl_module) -> None:
+        """The steps since the last one that was due are kept, too: what a run without best.ckpt ends with."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step % self._every_n_train_steps:
+            trainer.save_checkpoint(os.path.join(self.dirpath, f"{self.filename}.ckpt"))
+
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if not trainer.validating:
             super().on_exception(trainer, pl_module, exception)

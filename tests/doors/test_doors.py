@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -170,3 +171,11 @@ def test_the_papers_figures_stand_beside_ours_on_the_papers_data_alone(run):
     assert report.published(model, "demo_landscape", "val") == {}
     found = report.published(model, "mass13k", "test")
     assert found["paper, R50"]["mIoU"] == 0.8821 and found["paper, Lite"]["mIoU"] == 0.8613
+
+
+def test_a_run_without_best_ends_with_its_last_step_whatever_save_every(tmp_path):
+    train.run(config("train", "model=massformer", f"runs={tmp_path}", "run=odd", *FEW, "save.monitor=null", "save.every=100"))
+    folder = next(tmp_path.glob("*/*/odd"))
+    steps = int(next(part for part in FEW if part.startswith("trainer.max_steps=")).partition("=")[2])
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
+    assert (folder / "weights.safetensors").exists()
