@@ -1,6 +1,6 @@
 """What does MatchMask gain by painting siblings together, and by kept latents? python -m benchmarks.matchmask [repeats]
 
-Random weights. With a GPU: Stable Diffusion v1-4's widths at 512 pixels in bf16; without: nets a tenth as wide at 256. K = 5
+Random weights. With a GPU: Stable Diffusion v1-4's widths at 512 pixels in bf16; without: nets a fifth as wide at 256. K = 5
 pictures of one label map, guidance 2. Painting, to the same latents:
 
 released    FreestyleNet's way: a picture and a half of the guidance at a time, masks built by a loop in every attention, softmax
@@ -36,17 +36,19 @@ NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, 
 
 @dataclass
 class Size:
-    """unet, vae: block_out_channels; text: width, layers; side: of the pictures; steps: of the sampler that are timed."""
+    """unet, vae: block_out_channels; heads: of an attention; text: width, layers; side: of the pictures; steps: of the sampler
+    that are timed."""
 
     unet: tuple[int, ...]
+    heads: int
     vae: tuple[int, ...]
     text: tuple[int, int]
     side: int
     steps: int
 
 
-FULL = Size((320, 640, 1280, 1280), (128, 256, 512, 512), (768, 12), 512, 50)
-SMALL = Size((32, 64, 128), (16, 32, 64, 64), (64, 2), 256, 1)
+FULL = Size((320, 640, 1280, 1280), 8, (128, 256, 512, 512), (768, 12), 512, 50)
+SMALL = Size((64, 128, 256), 8, (24, 48, 96, 96), (64, 2), 256, 1)
 
 
 class Released(Plain):
@@ -81,10 +83,11 @@ class Parts:
             "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1)}
         with torch.device(device):
             self.unet = UNet2DConditionModel(
-                sample_size=self.cells[0], block_out_channels=size.unet, cross_attention_dim=width, **ends)
+                sample_size=self.cells[0], block_out_channels=size.unet, cross_attention_dim=width,
+                attention_head_dim=size.heads, **ends)                     # the library's word for their number
             self.vae = AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-                block_out_channels=size.vae, latent_channels=4, sample_size=size.side, norm_num_groups=16,
+                block_out_channels=size.vae, latent_channels=4, sample_size=size.side, norm_num_groups=8,
             ).requires_grad_(False)
             self.encoder = CLIPTextModel(CLIPTextConfig(
                 hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=max(width // 64, 1),
