@@ -12,6 +12,7 @@ the test, as in the published protocols. A picture on which nothing of the objec
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -305,7 +306,7 @@ class EpisodeData(StreamData):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.synthetic_weight <= 0 or (self.synthetic_shots or 1) < 1:
+        if self.synthetic_weight <= 0 or (self.synthetic_shots is not None and self.synthetic_shots < 1):
             what = f"weight {self.synthetic_weight}, shots {self.synthetic_shots}"
             raise UserError(what, "data.synthetic_weight, synthetic_shots", "give a weight above 0, and 1 shot or more")
         if self.augmented < 0 or (self.augmented and self.synthetic is not None):
@@ -373,6 +374,8 @@ class EpisodeData(StreamData):
         from datamodules.painted import AugmentedSupports, PaintedSupports
 
         plans = self.plans(split)
+        if self.fixed:
+            plans.sort(key=attrgetter("class_id"))           # neighbours share their supports: methods may read these once
         painted = AugmentedSupports(self.augmented, self.synthetic_weight) if self.augmented else None
         if self.synthetic is not None:
             asked = {ExampleSet(self.classes[p.class_id], p.class_id, tuple(p.supports)).key for p in plans}

@@ -14,10 +14,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from datamodules.errors import UserError
+from datamodules.samples import collate_episodes
 from tests.conftest import ROOT
 from tests.contract import CLASSES, SquareEpisodes, Squares, trainer
 from zoo import hub
-from zoo.diffews.episodes import batch_moments, kept, seeds_of, with_moments
+from zoo.diffews.episodes import batch_moments, kept, same_supports, seeds_of, with_moments
 from zoo.diffews.novel import ALL, OURS, PROTOTYPES, Matcher
 from zoo.metrics import EpisodeIoU
 from zoo.nn.prototypes import masked_average, prototypes, similarity
@@ -88,6 +89,21 @@ def test_validation_tells_both_protocols_of_the_classes_that_are_judged(model, t
             output = model.answer(one["query"][None], memories, [0])[0]
         alone.update(model.marked(output, (64, 64)), one["query_truth"], one["class_id"])
     assert found["val/mIoU_original"] == pytest.approx(alone.compute()["mIoU"], abs=1e-3)
+
+
+def test_neighbours_with_the_same_supports_are_answered_as_if_each_had_its_own(model, monkeypatch):
+    source = episodes(episodes=4).source("test")
+    one, two, three, four = (source.read(number) for number in range(4))
+    shown = {name: one[name] for name in ("supports", "support_masks")}
+    other = {name: part.flip(-1) for name, part in shown.items()}
+    batch = collate_episodes([one, two | shown, three | shown, four | other])
+    spans = same_supports({name: batch[name] for name in shown})
+    assert spans == [slice(0, 3), slice(3, 4)]
+    with torch.inference_mode():
+        separate = model.answer(batch["query"], model.remember(*(batch[name] for name in shown)), seeds_of(batch))
+        written, remember = [], model.remember
+        monkeypatch.setattr(model, "remember", lambda *given: written.append(len(given[0])) or remember(*given))
+        assert torch.allclose(model.outputs(batch), separate, atol=1e-5) and written == [1, 1]
 
 
 # -- prototypes --------------------------------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ def batch_moments(vae: AutoencoderKL, name: str, batch: dict) -> Tensor:
     return torch.stack(batch[kept(name)]) if kept(name) in batch else moments_of(vae, PICTURES[name](batch))
 
 
+def same_supports(given: dict[str, Tensor]) -> list[slice]:
+    """The longest spans of a batch's episodes in which all of the given, [B, ...] each, are equal."""
+    rows = len(next(iter(given.values())))
+    new = [b for b in range(1, rows) if not all(torch.equal(part[b - 1], part[b]) for part in given.values())]
+    return [slice(*ends) for ends in itertools.pairwise([0, *new, rows])]
+
+
 def with_moments(dataset: Dataset, vae: AutoencoderKL, sha256: str, folder: str, rank: int, world: int,
                  wait: Callable[[], None]) -> Cached:
     """Training episodes with kept moments. What the cache in `folder` lacks is encoded first, a share by each of `world`

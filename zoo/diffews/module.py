@@ -12,7 +12,7 @@ from datamodules.errors import UserError
 from datamodules.samples import default_palette
 from zoo.base import Segmentation, Segmenter, as_image
 from zoo.diffews.bases import open_base
-from zoo.diffews.episodes import PICTURES, batch_moments, episode_seed, moments_of, seeds_of, with_moments
+from zoo.diffews.episodes import PICTURES, batch_moments, episode_seed, moments_of, same_supports, seeds_of, with_moments
 from zoo.diffews.examples import BACKGROUND, Examples, Support, load_examples, read_support, save_examples, squeeze
 from zoo.diffews.loss import velocity_loss
 from zoo.diffews.masks import draw_masks, foreground
@@ -122,6 +122,15 @@ class DiffewS(Segmenter):
             memories = [memory.sampled(seeds) for memory in memories]
         return decode(self.vae, self.process.answer(self.net, self.latents_of(queries), memories))
 
+    def outputs(self, batch: dict) -> Tensor:
+        """Decoded answers B 3 h w to a batch of episodes. Neighbours with the same supports share one memory."""
+        given = {name: batch[name] for name in ("supports", "support_masks", "support_weights") if name in batch}
+        spans = same_supports(given)
+        if self.sampling or len(spans) == len(batch["query"]):
+            return self.answer(batch["query"], self.remember(*given.values()), seeds_of(batch))
+        return torch.cat([self.answer(batch["query"][span], self.remember(*(part[span][:1] for part in given.values())), [0])
+                          for span in spans])
+
     def marked(self, output: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """bool H W of one decoded answer 3 h w, at its own size or at another."""
         return foreground(mask_picture(output[None], size), self.threshold, self.relative)[0]
@@ -139,9 +148,7 @@ class DiffewS(Segmenter):
     def _judge(self, split: str, batch: dict) -> None:
         """Two protocols at once: at data.size, as published, and at the photos' own sizes."""
         self.refuse_inference()
-        memories = self.remember(batch["supports"], batch["support_masks"], batch.get("support_weights"))
-        outputs = self.answer(batch["query"], memories, seeds_of(batch))
-        for b, output in enumerate(outputs):
+        for b, output in enumerate(self.outputs(batch)):
             class_id, truth = int(batch["class_id"][b]), batch["query_truth"][b]
             self.metrics[split].update(self.marked(output), batch["query_mask"][b], class_id)
             self.metrics[f"{split}_{ORIGINAL}"].update(self.marked(output, tuple(truth.shape)), truth, class_id)
