@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import report
+from benchmarks.common import forget_peak, report, resident
 from datamodules.errors import UserError, door
 
 CLASSES, BATCH = 7, 2
@@ -205,7 +205,7 @@ def measure(work: Work, device: str, threads: int) -> tuple[float, float, float]
             torch.cuda.synchronize()
             peak = (torch.cuda.max_memory_allocated() - before) / 2**30
         else:
-            Path("/proc/self/clear_refs").write_text("5")    # Linux: the peak of resident memory is counted from here
+            forget_peak()
             before = resident("VmRSS")
             run()
             peak = (resident("VmHWM") - before) / 2**20
@@ -214,11 +214,6 @@ def measure(work: Work, device: str, threads: int) -> tuple[float, float, float]
         if device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - wall, time.process_time() - cpu, peak
-
-
-def resident(key: str) -> int:
-    """KiB."""
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def difference(model: str, device: str) -> float:
@@ -251,7 +246,8 @@ def rows_of(works: list[Work], device: str, repeats: int) -> list[dict]:
             if figures:
                 found[work].append(figures)
             said = "{:.2f} s, {:.2f} CPU s, {:.2f} GiB".format(*figures) if figures else "killed; too little memory?"
-            print(f"  {work} [{repeat + 1}/{repeats}]: {said}", flush=True)
+            what = f"{work.task} {work.model} {work.width}x{work.height} {work.precision}, {work.way}"
+            print(f"  {what} [{repeat + 1}/{repeats}]: {said}", flush=True)
     medians = {work: [statistics.median(column) for column in zip(*rows)] for work, rows in found.items() if rows}
     ours = next((figures for work, figures in medians.items() if work.way == "ours"), None)
     return [
