@@ -18,6 +18,7 @@ from datamodules.files import Tree
 from datamodules.samples import (
     CLASSES,
     IMAGES,
+    MANIFEST,
     MASKS,
     Scene,
     Segments,
@@ -330,8 +331,9 @@ class SceneData(StreamData):
 def made_scenes(root: str, classes: list[str]) -> SceneFiles:
     """The pairs of a synthetic folder (samples.py), whose classes must be `classes`."""
     tree = Tree(root).down(IMAGES)
-    if not tree.has(CLASSES):
-        raise UserError("no classes.txt", tree, "write the folder with zoo.generate")
+    for file in (CLASSES, MANIFEST):                         # the manifest is written last
+        if not tree.has(file):
+            raise UserError(f"no {file}", tree, "write the folder with zoo.generate, and to its end")
     found, _ = read_classes(tree.text(CLASSES), tree.where(CLASSES))
     if found != classes:
         differs = next((f"{a} for {b}" for a, b in zip(found, classes) if a != b), f"{len(found)} for {len(classes)} classes")

@@ -380,6 +380,7 @@ class EpisodeData(StreamData):
         if self.synthetic is not None:
             asked = {ExampleSet(self.classes[p.class_id], p.class_id, tuple(p.supports)).key for p in plans}
             painted = PaintedSupports(self.synthetic, asked, self.size, self.synthetic_shots, self.synthetic_weight)
+            painted.expect({self.classes[p.class_id] for p in plans})
         return Episodes(pictures, plans, self.classes, self.size, painted)
 
     # -- examples, for methods that learn from a few pictures of a class --

@@ -23,6 +23,7 @@ from pathlib import Path
 from datamodules.errors import UserError
 
 CHUNK = 1 << 20
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 BUSY = (429, 500, 502, 503, 504)
 PAUSE = 1.0     # seconds before a busy server is asked again
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -43,9 +44,12 @@ def atomic(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):                   # never made, or a place where nothing can be removed
+            temporary.unlink()
         if disk_is_full(error):
             raise UserError("the disk is full", path, "free some space; nothing half-written is left") from error
+        if isinstance(error, OSError) and error.errno in READ_ONLY:
+            raise UserError(f"cannot be written ({error.strerror})", path, "give another place") from error
         raise
 
 

@@ -66,6 +66,7 @@ class Generalised(SceneData):
         if self.shots < 1 or not 0 <= self.novel_share < 1 or not 0 <= self.paste <= 1:
             what = f"{self.shots} shots, shares {self.novel_share} and {self.paste}"
             raise UserError(what, "data.shots, novel_share, paste", "give 1 shot or more, and shares from 0 to 1")
+        self._refuse_what_does_nothing()
         self.classes, self.palette = list(self.scenes.classes), list(self.scenes.palette)
         if self.novel is None:
             self.novel = self._of_fold()
@@ -76,6 +77,17 @@ class Generalised(SceneData):
         self.novel_ids = [self.classes.index(word) for word in self.novel]
         self.groups = {"base": [word for word in self.classes if word not in self.novel], "novel": list(self.novel)}
         self._index: list[dict[int, float]] | None = None
+
+    def _refuse_what_does_nothing(self) -> None:
+        """Keys of other sets of scenes that have another place here."""
+        if self.synthetic is not None and self.phase == BASE:
+            raise UserError("painted pictures are of novel classes", "data.synthetic", "leave it out of data.phase=base")
+        if self.scenes.synthetic is not None:
+            raise UserError("painted pictures join the novel ones", "data.scenes.synthetic", "give data.synthetic")
+        if self.synthetic_share != SceneData.synthetic_share:
+            raise UserError("painted pictures count among the novel ones", "data.synthetic_share", "set data.novel_share")
+        if self.class_map:
+            raise UserError("the classes are those of the set inside", "data.class_map", "give data.scenes.class_map")
 
     def _of_fold(self) -> list[str]:
         things = self.classes[1:]
@@ -107,7 +119,7 @@ class Generalised(SceneData):
             known = [n for n, row in enumerate(self.index()) if row.get(label, 0) >= LEAST and n not in taken]
             if len(known) < self.shots:
                 what = f"{len(known)} scenes of {self.classes[label]}, {self.shots} are wanted"
-                raise UserError(what, self.name, "lower data.shots")
+                raise UserError(what, self.name, "lower data.shots, or name other classes in data.novel")
             found[label] = [known[k] for k in rng.permutation(len(known))[: self.shots]]
             taken |= set(found[label])
         return found

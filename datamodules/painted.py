@@ -5,7 +5,7 @@ manifest's `source` is their ExampleSet's key), so that nothing of any query is 
 which no set of the episodes is found, is read by the class's word.
 """
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class PaintedSupports:
     pictures beside them (None: all); weight: of one of them, where a real one has 1."""
 
     def __init__(self, root: str, asked: set[str], size: int, shots: int | None, weight: float):
+        if not Path(root).exists():
+            raise UserError("no such folder", f"data.synthetic={root}", MEND)
         tree = Tree(root).down(IMAGES)
         for file in (MANIFEST, CLASSES):
             if not tree.has(file):
@@ -65,6 +67,12 @@ class PaintedSupports:
         how = f"by their words, since none is made from these sets' own supports: {tree}" if self.by_word else f"in {tree}"
         say(f"{len(rows)} painted pictures join the supports, {how}")
         self.said = False
+
+    def expect(self, words: set[str]) -> None:
+        """Refuses a folder of which nothing would join the episodes of these words."""
+        if self.by_word and not words & self.names.keys():
+            raise UserError(f"nothing is painted of this set's classes, but of {', '.join(self.names)[:80]}", self.tree,
+                            "give a folder painted for this set")
 
     def joined(self, examples: ExampleSet, real: list[View]) -> tuple[list[View], Tensor]:
         """The supports with painted ones behind them, and the weights of all. Where there are fewer painted ones than elsewhere,

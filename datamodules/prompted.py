@@ -100,7 +100,11 @@ class PromptedFolders(SceneData):
         for kind, word, folder, text in rows:
             if kind not in TYPES:
                 raise UserError(f"type {kind!r}", where, f"give {' or '.join(TYPES)}")
-            folders.setdefault(word, str(PurePosixPath(folder)))
+            if not all(isinstance(value, str) for value in (word, folder, text)):
+                raise UserError(f"category {word!r} with {folder!r}, {text!r}", where, "write them as strings")
+            folder = str(PurePosixPath(folder))
+            if folders.setdefault(word, folder) != folder:
+                raise UserError(f"two folders for {word!r} ({folders[word]}, {folder})", where, "put its pairs in one")
             if kind == TEXT:
                 if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text, re.IGNORECASE):
                     raise UserError(f"{word!r} is no word of {text!r}", where, "name the category in its text as it is written")

@@ -99,6 +99,8 @@ def finish(folder, work, model, cfg: dict) -> dict[str, dict[str, float]]:
         print(f"{left} of {len(units)} are not there yet: other processes make them, or the same command started again")
         return {}
     rows = [row for unit in units for row in unit]
+    if not rows:
+        raise UserError(f"not one pair came of {len(units)} units", folder.path, "see the lines above, then remove the folder")
     results = work.summary(rows)
     if not folder.finished():
         report.write_results(folder.path, results, {"weights": str(cfg["weights"]), **runs.environment()}, FIGURES)

@@ -18,7 +18,7 @@ import yaml
 
 from datamodules.errors import UserError
 from datamodules.files import check_zip, sha256_of, write_bytes, write_text
-from datamodules.settings import make
+from datamodules.settings import check_values, make
 from zoo import download
 from zoo.settings import only_ours
 
@@ -148,7 +148,10 @@ def load(weights: str | Path, changes: dict | None = None):
     """The method with its weights, strict; changes: settings of its recipe's model that are to be others."""
     state, recipe = read(weights)
     palette = [tuple(c) for c in recipe["palette"]] or None
-    method = build(merged(recipe["model"], changes or {}), recipe["classes"], palette, recipe["ignore"])
+    settings = merged(recipe["model"], changes or {})
+    if changes:
+        check_values(settings, dict, "model")
+    method = build(settings, recipe["classes"], palette, recipe["ignore"])
     check_bases(method, recipe, weights)
     fit(method, state, weights)
     return method

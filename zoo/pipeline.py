@@ -11,9 +11,10 @@ An experiment lists them, each with its door and what is given to it on the comm
 
 `<base>` is the folder of an earlier stage, of the same seed where that stage has seeds. A stage with `seeds` is run once with
 each, as seed=. A finished stage is marked by the file `done` with the hash of its resolved config and of the stages it stands
-on; the same again is skipped, an unfinished training goes on, and another config is refused. `use: {base: <folder>}` puts a
-folder of the user's in a stage's place. The tables print mean and standard deviation over the seeds; `mean: true` adds a row
-with the mean over the others; `published: {row: {figure: fraction}}` adds rows of figures from a paper.
+on (`begun` is the same of a training that has started); the same again is skipped, an unfinished training goes on, and a
+training of another config, or on other stages, is refused before anything is run. `use: {base: <folder>}` puts a folder of the
+user's in a stage's place. The tables print mean and standard deviation over the seeds; `mean: true` adds a row with the mean
+over the others; `published: {row: {figure: fraction}}` adds rows of figures from a paper.
 """
 
 import copy
@@ -37,7 +38,7 @@ from zoo.report import print_rows
 DOORS = {"train": "train", "evaluate": "evaluate", "generate": "zoo.generate"}  # config and module of each
 FOLDER = {"train": "folder", "evaluate": "out", "generate": "out"}            # what each calls the place it writes to
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-DONE = "done"
+DONE, BEGUN = "done", "begun"
 
 
 @dataclass
@@ -84,6 +85,22 @@ class Stage:
         file = self.folder / DONE
         return self.given or (file.exists() and file.read_text().strip() == self.mark())
 
+    def begun(self) -> bool:
+        """Whether its training has started; one of another config, or on other stages than today's, is refused."""
+        if not (self.folder / "config.yaml").exists():
+            return False
+        mend = "remove it and what stands on it, or give another runs="
+        was = {key: value for key, value in runs.read_config(self.folder).items() if key != "resume"}
+        now = {key: value for key, value in self.config.items() if key != "resume"}
+        if was != now:
+            differs = sorted(key for key in now if now[key] != was.get(key))
+            raise UserError(f"a stage of another {', '.join(differs) or 'config'} is here", self.folder, mend)
+        marks = [(self.folder / name).read_text().strip() for name in (BEGUN, DONE) if (self.folder / name).exists()]
+        if any(mark != self.mark() for mark in marks):
+            stood = " or ".join(dict.fromkeys(need.name for need in self.needs))
+            raise UserError(f"it was trained on another {stood or 'stage'}", self.folder, mend)
+        return True
+
 
 def stages_of(cfg: dict) -> list[Stage]:
     """The stages of an experiment's config in their order, one for each seed."""
@@ -124,6 +141,9 @@ def _filled(override: str, stage: Stage, earlier: list[Stage]) -> str:
 def run(cfg: dict) -> dict[str, dict]:
     """All stages, then the tables, whose rows are returned by title."""
     stages = stages_of(cfg)
+    for stage in stages:                                    # before hours are spent on those in front of it
+        if stage.door == "train" and not stage.done():
+            stage.begun()
     for number, stage in enumerate(stages, 1):
         head = f"[{number}/{len(stages)}] {stage.title}"
         if stage.done():
@@ -140,7 +160,9 @@ def perform(stage: Stage) -> None:
     """Runs a stage's door, in this process unless it starts processes of its own."""
     cfg = copy.deepcopy(stage.config)
     if stage.door == "train":
-        cfg["resume"] = _unfinished(stage, cfg)
+        cfg["resume"] = str(stage.folder) if stage.begun() else None
+        if runs.rank() == 0:
+            write_text(stage.folder / BEGUN, stage.mark() + "\n")
     if cfg.get("trainer", {}).get("devices", 1) != 1:
         more = [f"resume={stage.folder}"] if cfg.get("resume") else []
         command = [sys.executable, *_script(stage.door), *stage.overrides, *more]
@@ -152,18 +174,6 @@ def perform(stage: Stage) -> None:
 
 def _script(door: str) -> list[str]:
     return ["-m", DOORS[door]] if "." in DOORS[door] else [str(CONFIGS.parent / f"{door}.py")]
-
-
-def _unfinished(stage: Stage, cfg: dict) -> str | None:
-    """The folder of this very training, begun before; None where nothing was."""
-    if not (stage.folder / "config.yaml").exists():
-        return None
-    begun = {key: value for key, value in runs.read_config(stage.folder).items() if key != "resume"}
-    if begun != {key: value for key, value in cfg.items() if key != "resume"}:
-        differs = sorted(key for key in cfg if key != "resume" and cfg[key] != begun.get(key))
-        mend = "remove it, or give another runs="
-        raise UserError(f"a stage of another {', '.join(differs) or 'config'} is here", stage.folder, mend)
-    return str(stage.folder)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

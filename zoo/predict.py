@@ -105,11 +105,14 @@ def run(given: dict[str, str], cfg: dict) -> list[Path]:
 
     import zoo
     from datamodules.settings import make
+    from zoo.base import Segmenter
     from zoo.visualize import encoded, legend, save_label_png, save_png
 
     todo, out = pictures(given["image"]), Path(given["out"])
     check_device(cfg["device"])
     model = zoo.load(given["weights"], cfg["device"])
+    if not isinstance(model, Segmenter):
+        raise UserError(f"{type(model).__name__} labels no pictures", given["weights"], "use it with python -m zoo.generate")
     model.inference = make(cfg["inference"])
     if cfg["compile"]:
         model.compile()

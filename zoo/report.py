@@ -44,6 +44,8 @@ def print_table(title: str, columns: dict[str, Figures]) -> None:
     """
     columns = {name: column for name, column in columns.items() if column}
     means = dict.fromkeys(key for column in columns.values() for key in column if "/" not in key)
+    if not means:                                            # of a generator without a judge, say
+        return
     print_rows(title, "%", {row: [column.get(row) for column in columns.values()] for row in means}, list(columns))
     detailed = [name for name, column in columns.items() if any("/" in key for key in column)]
     if detailed:

@@ -49,6 +49,8 @@ def open_run(config: dict, data: str) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=False)
             break
+        except PermissionError as error:
+            raise UserError(f"no folder can be made here ({error.strerror})", parent, "give another place: runs=") from error
         except FileExistsError:
             if config["run"] or job():
                 mend = f"take another run=..., or go on with resume={folder}"

@@ -20,6 +20,7 @@ Palette = Sequence[tuple[int, int, int]]
 
 INK, PAPER, GREY = (30, 30, 30), (255, 255, 255), (128, 128, 128)
 GAP = 8  # pixels between the parts of a panel
+ROOM = 128  # pixels of width that a caption needs
 
 
 def to_picture(image: Tensor) -> np.ndarray:
@@ -47,6 +48,12 @@ def shrunk_size(size: Sequence[int], max_side: int | None) -> tuple[int, ...]:
 
 
 # -- labels in colour --------------------------------------------------------------------------------------------------
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """A small picture H W 3 with each pixel as a square, so that there is room for a caption."""
+    times = max(1, ROOM // picture.shape[1])
+    return picture.repeat(times, 0).repeat(times, 1)
+
+
 def colourise(labels: np.ndarray, palette: Palette, ignore: int = 255, max_side: int | None = None) -> np.ndarray:
     """Every label in its class's colour, ignored pixels black."""
     labels = shrink_labels(labels, max_side)

@@ -149,7 +149,9 @@ def test_the_best_accepted_join_and_nothing_accepted_leaves_the_real_pairs_alone
 
 
 def test_rules_out_of_range_are_one_line():
-    for settings, line in (({"alpha": 1.2}, "1.2 is no IoU"), ({"keep": "both"}, "keep='both'"), ({"most": 0}, "0 pictures")):
+    for settings, line in (({"alpha": 1.2}, "1.2 is no IoU"), ({"alpha": "high"}, "high is no IoU"), ({"most": 0}, "0 pictures"),
+                           ({"keep": "both"}, "keep='both'"), ({"score": 1.5}, "score: 1.5 is no probability"),
+                           ({"final": -0.1}, "final: -0.1 is no probability")):
         with pytest.raises(UserError, match=line):
             Rules(**settings)
 
@@ -197,6 +199,19 @@ def test_a_bank_comes_back_and_diffusers_reads_its_single_files_together(model, 
         ids = pipe.tokenizer(entry["prompt"], padding="max_length", max_length=77, return_tensors="pt").input_ids
         ours = encode(model.base.text.encoder, [adjective(model.base.text, "a photo of a {}", entry["word"])], [vector])
         assert torch.allclose(encoder(ids).last_hidden_state, ours, atol=1e-5)
+
+
+def test_names_without_latin_letters_or_alike_and_long_ones_get_files_of_their_own(model, tmp_path):
+    names = [("собака", "а"), ("собака", "б"), ("cat", "1"), ("cat-1", ""), ("cat 1", ""), ("cat", ""), ("CAT", "")]
+    names.append(("very " * 60, "1"))
+    instances = [Instance(*name, "x") for name in names]
+    save_bank(tmp_path, instances, [torch.full((1, model.base.text_width), float(n)) for n in range(len(names))],
+              ["a <new> x"] * len(names), model.base, {})
+    entries = list(json.loads((tmp_path / "bank.json").read_text())["entries"].values())
+    assert len({entry["token"] for entry in entries}) == len({entry["file"] for entry in entries}) == len(names)
+    for number, entry in enumerate(entries):
+        kept = load_file(tmp_path / entry["file"])
+        assert list(kept) == [entry["token"]] and (kept[entry["token"]] == number).all()
 
 
 def test_a_bank_of_another_base_or_width_and_a_torn_one_are_one_line(model, tmp_path):

@@ -19,7 +19,7 @@ from datamodules.samples import ExampleSet, read_classes, read_manifest
 from tests.aligndiff.trees import build, config, smallest, write_examples, write_pair
 from tests.conftest import ROOT
 from tests.contract import CLASSES, SquareData
-from zoo import generate, hub
+from zoo import generate, hub, predict
 from zoo.aligndiff.loss import cells_of
 from zoo.aligndiff.making import BLOCK, Painting, block_bytes, read_block
 from zoo.aligndiff.segmenter import FewShotSettings
@@ -83,6 +83,50 @@ def test_a_run_learns_a_word_for_each_pair_and_keeps_nothing_of_the_base(run):
     assert all((vector - fresh.bank[0]).abs().max() > 0 for vector in model.bank)
 
 
+def test_a_name_that_no_prompt_holds_is_passed_over_and_the_others_go_on(tmp_path, capsys):
+    folder, long = tmp_path / "own", "very " * 80 + "cat"
+    write_pair(folder / "kite", "1")
+    write_pair(folder / "very_cat", "1")
+    data = PromptedFolders(root=str(folder))
+    data.classes[2] = long
+    model = build()
+    model.check_data(data)
+    assert [one.key for one in model.instances] == ["kite/kite/1"]
+    assert "passed over: a photo of a very very" in capsys.readouterr().out
+    model.take_classes(data.classes, data.palette, "")
+    read = data.source("train").read
+    assert set(model.panel(read(1))) == {long, "mask"}                          # not painted, and no end of the run
+    assert model.panel(read(0) | {"labels": torch.zeros(40, 48, dtype=torch.uint8)}).keys() == {"background"}
+    labels = torch.full((40, 48), 255, dtype=torch.uint8)
+    labels[:20], labels[20:30] = 1, 2                        # two classes, and pixels that are ignored: one class is shown
+    shown = model.panel(read(0) | {"labels": labels})
+    bright = (shown["mask"] == shown["kite"]).all(-1)
+    half = len(bright) // 2                                   # pixels are squares of 2x2 there
+    assert bright[:half].all() and bright[half:].mean() < 0.1
+    data.classes[1] = long
+    with pytest.raises(UserError, match="no pair of a picture and a mask can be learnt from"):
+        build().check_data(data)
+
+
+def test_a_bank_is_started_from_and_one_of_other_pictures_is_one_line(run, root):
+    model = build(bank=str(run[0] / "bank"))
+    model.check_data(PromptedFolders(root=str(root)))
+    learnt = hub.load(run[0])
+    assert all(torch.equal(a, b) for a, b in zip(model.bank, learnt.bank))
+    with pytest.raises(UserError, match="model.bank: none of the data's pairs is in this bank"):
+        build(bank=str(run[0] / "bank"), size=32).check_data(PromptedFolders(root=str(root)))
+
+
+def test_sentences_of_a_list_that_cannot_be_used_are_one_line(tmp_path):
+    write_pair(tmp_path / "car", "1")
+    car = {"type": "text", "category": "car", "text": "a car", "D_good_dir": "./car"}
+    for rows, line in (([car | {"text": "a red carpet"}], "'car' is no word of 'a red carpet'"), ([car | {"type": "x"}], "type"),
+                       ([car, car | {"D_good_dir": "./cars"}], "two folders for 'car'"), ([car | {"D_good_dir": 5}], "strings")):
+        (tmp_path / "dataset.json").write_text(json.dumps({"prompt_dataset": rows}))
+        with pytest.raises(UserError, match=line):
+            PromptedFolders(root=str(tmp_path))
+
+
 def test_a_pair_of_files_and_episodes_of_a_set_are_learnt_from(tmp_path):
     picture, mask = write_pair(tmp_path / "p", "sofa")
     few = ["data.batch_size=2", "data.workers=0", f"runs={tmp_path}", "run=one"]
@@ -107,7 +151,9 @@ def test_a_useless_mask_is_one_line(kind, tmp_path):
 def test_settings_out_of_range_are_one_line():
     for settings, line in (
         ({"placement": "verb"}, "placement='verb'"), ({"masking": "half"}, "masking='half'"), ({"vectors": 0}, "0 vectors"),
-        ({"bg_lambda": -1.0}, "negative"), ({"threshold": 1.5}, "1.5 is no share"),
+        ({"bg_lambda": -1.0}, "negative"), ({"threshold": 1.5}, "1.5 is no share"), ({"levels": 0}, "0 levels"),
+        ({"start": "very good"}, "'very good' is 2 tokens"), ({"texts": ["a kite"]}, "model.texts: 'a kite' has 0 places"),
+        ({"sampler": "x"}, "no such sampler"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=line):
             build(**settings)
@@ -229,9 +275,24 @@ def test_what_cannot_be_painted_is_one_line(run, tmp_path):
     write_pair(other / "kite", "1")
     painted(run, tmp_path / "z", "data=prompted", f"data.root={other}", "share=0.0")       # by text alone
     assert len(list((tmp_path / "z" / "images").iterdir())) == 3
+    long = tmp_path / "long"
+    write_pair(long / ("v_v_" * 40), "1")
+    with pytest.raises(UserError, match="not one pair came of 1 units"):
+        painted(run, tmp_path / "nothing", "data=prompted", f"data.root={long}", "share=0.0")
+    assert not (tmp_path / "nothing" / "manifest.jsonl").exists()
+    with pytest.raises(UserError, match="painted=/nowhere: no such folder"):
+        painted(run, tmp_path / "w", "painted=/nowhere")
+    with pytest.raises(UserError, match="no pictures painted for v v"):
+        painted(run, tmp_path / "w", f"painted={tmp_path / 'z'}", "data=prompted", f"data.root={long}")
+    assert not (tmp_path / "w").exists()
+    with pytest.raises(UserError, match="k: 0 pictures"):
+        hub.load(run[0]).generate("kite", 0)
 
 
 def test_weights_of_another_base_are_one_line(run, tmp_path):
+    with pytest.raises(UserError, match="AlignDiff labels no pictures"):
+        given = {"weights": str(run[0]), "image": str(run[0] / "panels" / "final.png"), "out": str(tmp_path)}
+        predict.run(given, config("predict"))
     shutil.copytree(run[0], tmp_path / "run")
     with pytest.raises(UserError, match="made for another unet"):
         hub.load(tmp_path / "run", {"base": {"unet": {"layers_per_block": 2}}})
@@ -289,6 +350,8 @@ def test_painted_supports_are_those_made_from_an_episodes_own_pictures(tmp_path)
     assert seen[sets[2].word]["support_weights"].tolist() == [1, 0, 0]
     batch = data.collate([source.read(0), source.read(1)])
     assert batch["support_weights"].shape == (2, 3)
+    with pytest.raises(UserError, match="shots 0"):
+        episodes(synthetic_shots=0)
     with pytest.raises(UserError, match="no manifest.jsonl"):
         (tmp_path / "s" / "manifest.jsonl").unlink()
         episodes(synthetic=str(tmp_path / "s")).source("test")
@@ -300,6 +363,10 @@ def test_a_folder_made_from_other_examples_is_read_by_its_words(tmp_path):
     source = data.source("test")
     found = [source.read(n)["support_weights"].tolist() for n in range(len(source)) if source.read(n)["word"] == word]
     assert found and all(weights == [1, 1] for weights in found)
+    with pytest.raises(UserError, match="nothing is painted of this set's classes, but of carpet"):
+        episodes(synthetic=synthetic(tmp_path / "t", [("elsewhere", "carpet", 0)])).source("test")
+    with pytest.raises(UserError, match="data.synthetic=/nowhere: no such folder"):
+        episodes(synthetic="/nowhere").source("test")
 
 
 def test_changed_copies_show_the_object_and_are_the_same_for_every_query():

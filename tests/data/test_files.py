@@ -50,6 +50,16 @@ def test_a_full_disk_is_told_in_one_line_even_out_of_torch_save(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_place_that_cannot_be_written_to_is_told_in_one_line(code, tmp_path, monkeypatch):
+    def refused(path, mode):
+        raise OSError(code, "not allowed", str(path))
+
+    monkeypatch.setattr(files, "open", refused, raising=False)
+    with pytest.raises(UserError, match="a.txt: cannot be written .not allowed.; give another place"):
+        files.write_text(tmp_path / "a.txt", "text")
+
+
 # -- downloads
 class Server(BaseHTTPRequestHandler):
     content, ranges, breaks, asked = b"", True, 0, []

@@ -87,7 +87,10 @@ def test_folds_are_runs_or_turns_and_figures_tell_base_novel_and_their_harmonic_
 def test_what_cannot_be_is_one_line():
     for settings, line in (({"phase": "last"}, "phase='last'"), ({"novel": ["cat"]}, "'cat' is no class"),
                            ({"shots": 0}, "0 shots"), ({"novel": None, "fold": 9}, "no fold 9"),
-                           ({"scenes": None}, "data.scenes: no set")):
+                           ({"scenes": None}, "data.scenes: no set"), ({"synthetic_share": 0.2}, "set data.novel_share"),
+                           ({"phase": "base", "synthetic": "s"}, "leave it out of data.phase=base"),
+                           ({"class_map": "own.yaml"}, "give data.scenes.class_map"),
+                           ({"scenes": DemoKinds(things=THINGS, synthetic="s")}, "give data.synthetic")):
         with pytest.raises(UserError, match=line):
             data(**settings)
     with pytest.raises(UserError, match="99 are wanted"):

@@ -145,6 +145,7 @@ def make_synthetic(root, count=3, classes="sky\ntree\nroad\ncar\n"):
         Image.fromarray(np.full((16, 16, 3), 200 + i, np.uint8)).save(root / "images" / f"m{i}.png")
         Image.fromarray(np.eye(16, dtype=np.uint8)).save(root / "masks" / f"m{i}.png")
     (root / "classes.txt").write_text(classes)
+    (root / "manifest.jsonl").write_text("")
 
 
 def test_made_pictures_take_their_share_and_the_run_keeps_its_length(tmp_path, capsys):
@@ -161,12 +162,15 @@ def test_made_pictures_take_their_share_and_the_run_keeps_its_length(tmp_path, c
     assert all(only[visit, 0]["name"].startswith("m") for visit in range(50))
 
 
-def test_made_pictures_of_other_classes_are_refused(tmp_path):
+def test_made_pictures_of_other_classes_or_not_made_to_the_end_are_refused(tmp_path):
     make_synthetic(tmp_path, classes="sky\nlake\nroad\ncar\n")
     with pytest.raises(UserError, match="made for other classes .lake for tree"):
         made_scenes(str(tmp_path), ["sky", "tree", "road", "car"])
     with pytest.raises(UserError, match="synthetic_share"):
         StripeData(synthetic_share=0.0)
+    (tmp_path / "manifest.jsonl").unlink()
+    with pytest.raises(UserError, match="no manifest.jsonl"):
+        made_scenes(str(tmp_path), ["sky", "lake", "road", "car"])
 
 
 def test_what_is_mixed_depends_on_seed_and_visit_alone():

@@ -70,6 +70,24 @@ def test_another_config_in_a_stages_folder_is_refused_with_what_differs(ran):
         pipeline.run(experiment(folder, stages=other, tables=[]))
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed"])
+def test_a_training_on_another_earlier_stage_is_refused_before_anything_is_run(killed, ran):
+    folder, _ = ran
+    root = folder / "claim_small"
+    other = [STAGES[0] | {"overrides": [*STAGES[0]["overrides"], "seed=4"]}, *STAGES[1:]]
+    done = (root / "better_seed0" / "done").read_text()
+    (root / "base").rename(root / "elsewhere")               # as the refusal of another base asks for
+    if killed:
+        (root / "better_seed0" / "done").unlink()
+    try:
+        with pytest.raises(UserError, match="better_seed0: it was trained on another base; remove it"):
+            pipeline.run(experiment(folder, stages=other))
+        assert not (root / "base").exists()
+    finally:
+        (root / "elsewhere").rename(root / "base")
+        (root / "better_seed0" / "done").write_text(done)
+
+
 def test_a_folder_of_the_users_stands_in_for_a_stage(ran, tmp_path, capsys):
     folder, _ = ran
     stages = pipeline.stages_of(experiment(tmp_path, use={"base": str(folder / "claim_small" / "base")}))

@@ -444,6 +444,8 @@ def test_the_probe_writes_a_list_that_the_net_takes(folder, tmp_path, capsys):
     probe.main(["compare", str(tmp_path / "a"), str(tmp_path / "a" / probe.FILE)])
     assert capsys.readouterr().out.count("between its 2 seeds") == 2
     for wrong, said in (([*settings, "score=loudness"], "no such score"), ([*settings, "steps=0"], "steps"),
+                        ([*settings, "random=x"], "random"), ([*settings, "size=x"], "size"), ([*settings, "rank=2.5"], "rank"),
+                        ([*settings, "out=null"], "out"), ([*settings, "device=nothing"], "device=nothing: torch has no such"),
                         (["compare", str(tmp_path)], "not what a probe has written"), (["base=tiny"], "data=<set> is missing")):
         with pytest.raises(UserError, match=said):
             probe.main(wrong)

@@ -184,6 +184,14 @@ def test_what_a_filter_leaves_is_the_label_maps_and_its_figures_are_counted(name
     assert json.loads((tmp_path / "at_once" / "figures.json").read_text())["results"]["filter"] == results["filter"]
 
 
+def test_pictures_painted_before_keep_the_name_of_who_painted_them(painted, root, segmenter, tmp_path):
+    other = write_run(tmp_path / "other", root, matchmask(steps=3, net={"rank": 3}))
+    generated(other, tmp_path / "out", "k=1", "seed=5", "filter=relative", f"filter.weights={segmenter}", f"painted={painted}")
+    about, before = (json.loads((folder / "generate.json").read_text())["settings"] for folder in (tmp_path / "out", painted))
+    assert {row["weights"] for row in manifest(tmp_path / "out")} == {before["weights"]} != {hub.sha256(other)}
+    assert (about["weights"], about["seed"]) == (before["weights"], before["seed"])
+
+
 def test_beside_a_judge_a_filter_has_precision_and_recall(run, root, segmenter, painted, tmp_path):
     judge = {"_target_": "zoo.matchmask.judge.Judge", "weights": segmenter, "maps": 1}
     judged = write_run(tmp_path / "run", root, matchmask(judge=judge))
@@ -269,6 +277,17 @@ REFUSED = {
     "unlabelled pictures without a segmenter": (["unlabelled=true"], "give pseudo.weights=<segmenter>"),
     "an unknown way": (["by=magic"], "give paint or paste"),
     "another set's folder": (["painted={root}"], "no finished folder of painted pairs"),
+    "a painted folder that is not there": (["painted=nowhere"], "painted=nowhere: no such folder"),
+    "unlabelled pictures that are not there":
+        (["unlabelled=true", "pseudo.weights={segmenter}", "pseudo.pictures=nowhere"], "pseudo.pictures=nowhere: no such folder"),
+    "a segmenter of no unlabelled pictures": (["pseudo.weights={segmenter}"], "pseudo.weights: .* give unlabelled"),
+    "a segmenter that no filter asks": (["filter.weights={segmenter}"], "filter.weights=.*nobody is asked"),
+    "another generator's settings": (["share=0.2"], "share: MatchMask paints into label maps"),
+    "another generator's aligning": (["fss=ssp"], "fss: MatchMask paints into label maps"),
+    "no rule of a filter": (["filter=relative", "filter.keep=some", "filter.weights={segmenter}"], "filter.keep: no such rule"),
+    "no probability": (["filter=confidence", "filter.tau=-3", "filter.weights={segmenter}"], "filter.tau: -3 is no probability"),
+    "no margin": (["filter=class_loss", "filter.margin=0", "filter.weights={segmenter}"], "filter.margin: "),
+    "a setting of another type": (["+model.guidance=abc"], "model.guidance: 'abc' is not a number"),
     "too many pictures of a painted folder": (["k=4", "painted={painted}"], "3 pictures of a label map"),
     "a set's own folder as out": (["out={root}"], "other files are here"),
     "other label maps": (["k=3", "painted={painted}", "+data.labelled=4"], "no pictures painted into"),
@@ -277,9 +296,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("which", REFUSED)
-def test_what_cannot_be_made_is_refused_in_one_line(which, run, root, painted, tmp_path):
+def test_what_cannot_be_made_is_refused_in_one_line(which, run, root, painted, segmenter, tmp_path):
     asked, said = REFUSED[which]
-    filled = [one.format(run=run, root=root, painted=painted) for one in asked]
+    filled = [one.format(run=run, root=root, painted=painted, segmenter=segmenter) for one in asked]
     with pytest.raises(UserError, match=said):
         generated(run, tmp_path / "out", *[one for one in filled if not one.startswith("out=")],
                   *(one for one in filled if one.startswith("out=")))

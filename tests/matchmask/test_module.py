@@ -172,7 +172,8 @@ def test_a_generator_refuses_made_pictures_and_impossible_settings(tmp_path):
     refused = (
         ({"size": 30}, "multiples of 4"), ({"sampler": "euler"}, "no such sampler"), ({"steps": 0}, "0 steps"),
         ({"words": {"dog": "hound"}}, "'dog' is no class"), ({"net": {"layers": "coarse"}}, "no layers are called"),
-        ({"net": {"gate": "maybe"}}, "gate=maybe"), ({"base": "nowhere"}, "nowhere: no such folder"),
+        ({"net": {"gate": "maybe"}}, "gate=maybe"),
+        ({"full_tuning": -1.0}, "model.full_tuning: -1.0 is no learning rate"), ({"base": "nowhere"}, "nowhere: no such folder"),
     )  # fmt: skip
     for wrong, said in refused:
         with pytest.raises(UserError, match=said):

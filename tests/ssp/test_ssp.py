@@ -104,6 +104,8 @@ def test_what_cannot_be_an_example_is_one_line(model, tmp_path):
             model.condition(support)
     with pytest.raises(UserError, match="asked by example"):
         model.predict(image)
+    with pytest.raises(UserError, match="model.threshold: 50 is no probability"):
+        build("ssp", threshold=50)
     (tmp_path / "torn").write_bytes(b"x")
     with pytest.raises(UserError, match="no saved examples"):
         model.predict(image, memory=tmp_path / "torn")

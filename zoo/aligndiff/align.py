@@ -45,12 +45,19 @@ class Rules:
     recheck: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
+        if not is_share(self.alpha):
             raise UserError(f"{self.alpha} is no IoU", "fss.rules.alpha", "give 0 to 1; released: 0.8")
+        for key, value in (("score", self.score), ("final", self.final)):
+            if value is not None and not is_share(value):
+                raise UserError(f"{value} is no probability", f"fss.rules.{key}", "give 0 to 1, or null: the model's own")
         if self.keep not in KEEPS:
             raise UserError(f"keep={self.keep!r}", "fss.rules.keep", f"give {' or '.join(KEEPS)}")
-        if self.most is not None and self.most < 1:
+        if self.most is not None and (not isinstance(self.most, int) or self.most < 1):
             raise UserError(f"{self.most} pictures", "fss.rules.most", "give 1 or more, or null")
+
+
+def is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 @dataclass

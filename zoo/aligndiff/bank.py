@@ -37,8 +37,8 @@ class Instance:
 
     @property
     def token(self) -> str:
-        """A word no prompt has."""
-        return f"<{re.sub(r'[^a-zA-Z0-9]+', '-', self.key).strip('-').lower()}>"
+        """A word no prompt has, short enough to name a file."""
+        return f"<{re.sub(r'[^a-zA-Z0-9]+', '-', self.key).strip('-').lower()[:80] or 'word'}>"
 
 
 def save_bank(folder: str | Path, instances: list[Instance], vectors: list[Tensor], prompts: list[str], base: Base,
@@ -50,7 +50,9 @@ def save_bank(folder: str | Path, instances: list[Instance], vectors: list[Tenso
     tensors = [vector.detach().float().cpu().contiguous() for vector in vectors]
     entries, tokens = {}, set()
     for instance, prompt, tensor in zip(instances, prompts, tensors):
-        token = instance.token if instance.token not in tokens else f"{instance.token[:-1]}-{len(tokens)}>"
+        token, again = instance.token, 1
+        while token in tokens:
+            token, again = f"{instance.token[:-1]}-{again}>", again + 1
         tokens.add(token)
         file = f"{SINGLE}/{token[1:-1]}.safetensors"
         write_bytes(folder / file, save({token: tensor}, {"format": "pt"}))

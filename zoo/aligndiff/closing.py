@@ -13,7 +13,7 @@ from datamodules.errors import UserError
 from datamodules.files import write_json
 from zoo.aligndiff.bank import save_bank
 from zoo.aligndiff.making import Result, SetMaking
-from zoo.visualize import panel, save_png, stack, to_picture
+from zoo.visualize import enlarged, panel, save_png, stack, to_picture
 
 if TYPE_CHECKING:
     from zoo.aligndiff.module import AlignDiff
@@ -79,10 +79,11 @@ def said(figures: dict[str, dict[str, float]]) -> list[str]:
 
 def row(model: AlignDiff, data, result: Result) -> np.ndarray:
     """A real pair, then some pictures by plain text and by a learnt word, with their masks."""
-    from zoo.aligndiff.module import dark, enlarged
+    from zoo.aligndiff.module import dark
 
-    picture, mask = next(iter(model.real_pairs(data, result.examples)))
-    shown = {f"{result.examples.word}: real": to_picture(picture), "its mask": dark(to_picture(picture), mask)}
+    shown = {}
+    for picture, mask in model.real_pairs(data, result.examples)[:1]:        # none, where no example can be used
+        shown = {f"{result.examples.word}: real": to_picture(picture), "its mask": dark(to_picture(picture), mask)}
     masks = result.masks()
     for learnt, title in ((False, "text"), (True, "learnt")):
         places = [place for place, painting in enumerate(result.paintings) if painting.learnt == learnt][:SHOWN]

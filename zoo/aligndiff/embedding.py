@@ -82,7 +82,7 @@ def _room(text: Text, sentence: str, ids: Tensor, first: int, instead: range, ve
     used = len(text.tokenizer(sentence).input_ids)
     if (needed := used - len(instead) + vectors) > text.context:
         raise UserError(f"a prompt of {needed} tokens with its {vectors} new ones, {text.context} fit", word[:60],
-                        "shorten the class's name")
+                        "shorten the class's name, or take fewer vectors")
     holes, end = torch.full((vectors,), HOLE), ids[-1:].expand(len(instead))
     return torch.cat([ids[:first], holes, ids[first + len(instead):], end])[: text.context]
 

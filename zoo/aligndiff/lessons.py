@@ -1,6 +1,7 @@
 """What words are learnt from: pairs of a picture and a mask, their latents' moments and cells computed once, mirrored too."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -43,10 +44,12 @@ def read_example(data, split: str, name: str, examples: ExampleSet) -> tuple[Ten
     return picture, grey
 
 
-def known_instances(data, split: str, size: tuple[int, int]) -> list[Instance]:
-    """The pairs of all example sets, each once; those that cannot be used are passed over."""
+def known_instances(data, split: str, size: tuple[int, int], prompt_of: Callable[[str], object]) -> list[Instance]:
+    """The pairs of all example sets, each once; those that cannot be used are passed over. prompt_of: refuses a word that cannot
+    be said."""
     sets, found = data.example_sets(split), {}
-    wanted = {(one.word, name): one for one in sets for name in one.names}
+    said = {word for word in dict.fromkeys(one.word for one in sets) if can_be_said(word, prompt_of)}
+    wanted = {(one.word, name): one for one in sets if one.word in said for name in one.names}
     for (word, name), examples in tqdm(wanted.items(), "examples", unit=" pairs", mininterval=2, leave=False):
         example = read_example(data, split, name, examples)
         if example is not None:
@@ -55,6 +58,15 @@ def known_instances(data, split: str, size: tuple[int, int]) -> list[Instance]:
     if not found:
         raise UserError("no pair of a picture and a mask can be learnt from", f"data={data.name}", "see the lines above")
     return list(found.values())
+
+
+def can_be_said(word: str, prompt_of: Callable[[str], object]) -> bool:
+    try:
+        prompt_of(word)
+    except UserError as error:
+        say(f"passed over: {error}")
+        return False
+    return True
 
 
 class Lessons(Dataset):

@@ -84,11 +84,13 @@ class SetMaking:
         blocks = 1 if self.fss else -(-self.k // BLOCK)
         if self.share and not self.painted and not any(self.learnt(one) for one in sets[:-1]):
             model.learnt_names(sets[-1])                     # not one set can be painted: refused at once
+        if self.painted and not any(one.key in self.painted.rows for one in sets):
+            self.painted.paintings(sets[0])                  # likewise
         self.units = [(one, block) for one in sets for block in range(blocks)]
         self.names = [one.key + (f".{block}" if blocks > 1 else "") for one, block in self.units]
-        self.about = {"k": self.k, "share": self.share, "painting": model.painting_about()}
+        how = {"share": self.share, "painting": model.painting_about()}
+        self.about = {"k": self.k} | ({"painted": self.painted.about} if self.painted else how)
         self.about |= {"fss": self.fss.about()} if self.fss else {}
-        self.about |= {"painted": self.painted.about} if self.painted else {}
 
     def learnt(self, examples: ExampleSet) -> bool:
         return any((examples.word, name) in self.model.rows for name in examples.names)
@@ -252,10 +254,15 @@ class Before:
 
     @classmethod
     def of(cls, place: str, k: int) -> "Before":
+        if not Path(place).exists():
+            raise UserError("no such folder", f"painted={place}", "give a folder painted with fss=none")
         tree = Tree(place)
         if not tree.has(MANIFEST) or not tree.has(MADE_WITH):
             raise UserError("no finished folder of painted pictures", place, "start python -m zoo.generate on it again")
-        about = json.loads(tree.text(MADE_WITH))["settings"]
+        try:
+            about = dict(json.loads(tree.text(MADE_WITH))["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{MADE_WITH} is damaged ({type(error).__name__})", place, "paint the folder anew") from error
         if "fss" in about:
             raise UserError("its masks are aligned already", place, "give the folder painted with fss=none")
         if (painted := about.get("k", 0)) < k:

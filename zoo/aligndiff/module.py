@@ -1,5 +1,6 @@
 """AlignDiff's generator in training and in use: pairs to learnt words, words to pictures with masks."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,12 @@ from zoo.diffusion.samplers import make_sampler, seed_of
 from zoo.diffusion.schedule import add_noise, alphas, target
 from zoo.optim import Optimisation
 from zoo.tiny.base import PARTS, open_base
-from zoo.visualize import overlay, to_picture
+from zoo.visualize import enlarged, overlay, to_picture
 
 MIDDLE = (0.5, 0.5, 0.5)                 # a VAE's pictures go from -1 to 1
 BACKGROUND = "background"
 ANYTHING = Instance("thing", "", "")     # what learns before any data are known
 PROBES, PROBED = 8, 32                   # noise levels of validation, and pairs at most
-ROOM = 128                               # pixels, for a caption
 say = rank_zero_only(print)
 
 
@@ -80,6 +80,9 @@ class AlignDiff(Generator):
     ):
         super().__init__(classes, palette, ignore, MIDDLE, MIDDLE, optimisation)
         check(placement, masking, vectors, bg_lambda, threshold)
+        for text in texts or []:
+            if text.count("{}") != 1:                        # a sentence about one class would end all others' sets
+                raise UserError(f"{text!r} has {text.count('{}')} places for a class's name", "model.texts", "write {} once")
         self.base = open_base(base)
         self.size = (self.base.side,) * 2 if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.base.latent_size(*self.size)                    # refuses what cannot be
@@ -105,9 +108,11 @@ class AlignDiff(Generator):
 
     def take_instances(self, instances: list[Instance]) -> None:
         """What there is a word for; each is a parameter of its own, so that one which is not in a batch stays as it is."""
-        table, text = self.base.text.encoder.embeddings.token_embedding.weight, self.base.text
-        first = text.tokenizer(self.start).input_ids[1]
-        begin = table[first].detach().float().expand(self.vectors, -1)
+        text = self.base.text
+        table, tokens = text.encoder.embeddings.token_embedding.weight, text.tokenizer(self.start).input_ids
+        if len(tokens) != 3:                                 # its start, the word, its end
+            raise UserError(f"{self.start!r} is {len(tokens) - 2} tokens", "model.start", "give a word that is one")
+        begin = table[tokens[1]].detach().float().expand(self.vectors, -1)
         self.instances = instances
         self.rows = {(one.word, one.name): row for row, one in enumerate(instances)}
         self.bank = nn.ParameterList(nn.Parameter(self._begun.get(one, begin).clone()) for one in instances)
@@ -135,8 +140,18 @@ class AlignDiff(Generator):
         if data.synthetic is not None:
             raise UserError("a generator learns from real pictures", "data.synthetic", "leave it out")
         if not self.known:
-            self.take_instances(known_instances(data, self.split, self.size))
+            self.take_instances(known_instances(data, self.split, self.size, self.prompt_of))
             self.known = True
+            if self._begun:
+                self._say_begun()
+
+    def _say_begun(self) -> None:
+        """How many words start from the bank; a bank of none of these pairs is not what was meant."""
+        begun = sum(one in self._begun for one in self.instances)
+        if not begun:
+            raise UserError("none of the data's pairs is in this bank", "model.bank",
+                            "give a bank learnt from these pictures, at this model.size, or leave it out")
+        say(f"{begun} of {len(self.instances)} pairs start from the bank")
 
     def take_classes(self, classes: list[str], palette: list[tuple[int, int, int]] | None, where: str) -> None:
         """Any will do. Labels count from 1, behind a background."""
@@ -191,10 +206,12 @@ class AlignDiff(Generator):
         return encode(self.text_encoder, prompts, [None] * len(prompts))
 
     def _lesson_of_episodes(self, batch: dict) -> tuple[Tensor, Tensor, list[int]]:
-        """Of episodes as they are: every support is a lesson."""
+        """Of episodes as they are: every support is a lesson; of the one word there is before any data are known."""
         pictures, masks = batch["supports"].flatten(0, 1), batch["support_masks"].flatten(0, 1)
         moments = encode_pictures(self.vae, torch.stack([squeezed(picture, self.size) for picture in pictures]))
         names = [(word, name) for word, names in zip(batch["word"], batch["support_names"]) for name in names]
+        if self.known and (strange := [name for name in names if name not in self.rows]):
+            raise UserError("no word learns of it", "/".join(strange[0]), "train by train.py, which gives the pairs themselves")
         return moments, cells_of(masks, tuple(moments.shape[-2:])), [self.rows.get(name, 0) for name in names]
 
     # -- painting --
@@ -231,6 +248,8 @@ class AlignDiff(Generator):
 
     def generate(self, what: str, k: int = 5, seed: int = 0, name: str = "") -> list[Pair]:
         """K pictures of a word with coarse masks. name: of the pair whose learnt word is used; "": a plain text alone."""
+        if k < 1:
+            raise UserError(f"{k} pictures", "k", "give 1 or more")
         self.eval()
         examples = ExampleSet(what, 0, (name,) if name else ())
         jobs = [self.planned(examples, number, float(bool(name)), seed) for number in range(k)]
@@ -282,15 +301,20 @@ class AlignDiff(Generator):
 
     def panel(self, sample: dict) -> dict[str, np.ndarray]:
         """An example, and what is painted of its class: by text, and by its learnt word if it has one."""
-        episode = "supports" in sample
-        picture = sample["supports"][0] if episode else sample["image"]
-        mask = sample["support_masks"][0] if episode else (sample["labels"] > 0)
-        label = int(sample["labels"][sample["labels"] > 0].min()) if not episode else 0
-        word = sample["word"] if episode else self.classes[label]
-        name = sample["support_names"][0] if episode else sample["name"]
+        if "supports" in sample:
+            picture, mask = sample["supports"][0], sample["support_masks"][0]
+            word, name = sample["word"], sample["support_names"][0]
+        else:
+            picture, labels, name = sample["image"], sample["labels"], sample["name"]
+            things = [n for n in labels.unique().tolist() if 0 < n < len(self.classes)]
+            if not things:                                   # a scene of background alone
+                return {BACKGROUND: enlarged(to_picture(picture))}
+            word, mask = self.classes[things[0]], labels == things[0]
         shown = {word: to_picture(picture), "mask": dark(to_picture(picture), mask)}
         for title, of in {"by text": "", "by its word": name}.items():
-            if not of or (word, of) in self.rows:
+            if of and (word, of) not in self.rows:
+                continue
+            with suppress(UserError):                        # a name that no prompt can hold is not painted
                 pair = self.generate(word, 1, 0, of)[0]
                 shown |= {title: to_picture(pair.picture), f"{title}, mask": dark(to_picture(pair.picture), pair.labels)}
         return {title: enlarged(one) for title, one in shown.items()}
@@ -330,11 +354,5 @@ def dark(picture: np.ndarray, mask: Tensor) -> np.ndarray:
     """Dark but for what the mask marks: no colour would stand out on every object."""
     marked = torch.as_tensor(mask).cpu().numpy() > 0
     return overlay(picture, np.where(marked, 255, 0), [(0, 0, 0)], 0.75)
-
-
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    """A small picture with each pixel as a square, so that there is room for a caption."""
-    times = max(1, ROOM // picture.shape[1])
-    return picture.repeat(times, 0).repeat(times, 1)
 
 

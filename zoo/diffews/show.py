@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.visualize import overlay, to_picture
+from zoo.visualize import enlarged, overlay, to_picture
 
 DARK = 0.75                                                  # how much of what a mask leaves out is black
-ROOM = 128                                                   # pixels, for a caption
 
 
 def pictures_of(episode: dict, answers: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -25,9 +24,3 @@ def cut_out(picture: np.ndarray, mask: np.ndarray | Tensor) -> np.ndarray:
     """H W 3, dark but for what a mask H W marks by 1: no colour would stand out on every object."""
     marked = torch.as_tensor(mask).cpu().numpy() == 1
     return overlay(picture, np.where(marked, 255, 0), [(0, 0, 0)], DARK)
-
-
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    """A small picture with each pixel as a square, so that there is room for a caption."""
-    times = max(1, ROOM // picture.shape[1])
-    return picture.repeat(times, 0).repeat(times, 1)

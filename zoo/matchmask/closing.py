@@ -17,12 +17,12 @@ from zoo.matchmask.filter import Readings, Relative
 from zoo.matchmask.layers import NONE, WHOLE
 from zoo.matchmask.lessons import squeezed
 from zoo.matchmask.masks import resized
+from zoo.matchmask.module import pair_of
 from zoo.matchmask.net import OFF, MatchMaskNet
 from zoo.matchmask.paint import Job, Painter, grouped
-from zoo.matchmask.pairs import enlarged, pair_of
 from zoo.metrics import count_pairs
 from zoo.tiny.base import open_base
-from zoo.visualize import PAPER, colourise, panel, save_png, stack, to_picture
+from zoo.visualize import PAPER, colourise, enlarged, panel, save_png, stack, to_picture
 
 if TYPE_CHECKING:
     from zoo.matchmask.module import MatchMask

@@ -86,7 +86,7 @@ class Relative:
 
     def __post_init__(self):
         if self.keep not in ("label", "agree"):
-            raise UserError(f"keep={self.keep}", "filter", "give label or agree")
+            raise UserError(f"no such rule: {self.keep!r}", "filter.keep", "give label or agree")
 
     def __call__(self, labels: Tensor, readings: Readings, ignore: int = 255) -> Tensor:
         predictions = readings.predictions
@@ -108,6 +108,10 @@ class Confidence:
 
     tau: float = 0.9
 
+    def __post_init__(self):
+        if not 0 <= self.tau <= 1:
+            raise UserError(f"{self.tau} is no probability", "filter.tau", "give 0 to 1")
+
     def __call__(self, labels: Tensor, readings: Readings, ignore: int = 255) -> Tensor:
         return _kept(labels, readings.confidence >= self.tau, ignore)
 
@@ -119,6 +123,10 @@ class ClassLoss:
 
     margin: float = 1.25
     means: Tensor | None = None
+
+    def __post_init__(self):
+        if not self.margin > 0:
+            raise UserError(f"a loss of {self.margin} times the mean", "filter.margin", "give more than 0")
 
     def __call__(self, labels: Tensor, readings: Readings, ignore: int = 255) -> Tensor:
         assert self.means is not None, "set means: what class_means gives"

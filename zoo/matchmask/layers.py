@@ -206,6 +206,8 @@ def main(arguments: list[str]) -> None:
         asked[key] = value
     if not asked["rank"].isdecimal():
         raise UserError(f"rank {asked['rank']}", "layers", "give a whole number")
+    if asked["layers"] == WHOLE:
+        raise UserError("all of the UNet learns then, and no adapter", "layers=whole", "give a preset")
     unet = unet_like(asked["base"])
     layers = int(asked["layers"]) if asked["layers"].isdecimal() else asked["layers"]
     names, rank = choose(unet, layers, int(asked["rank"]))

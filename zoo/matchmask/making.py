@@ -14,19 +14,23 @@ from datamodules.errors import UserError
 from datamodules.files import PICTURES, Tree, read_image
 from datamodules.samples import Made, Scene
 from zoo.base import Pair
-from zoo.matchmask.folder import PaintedBefore
 from zoo.matchmask.judge import known_segmenter
 from zoo.matchmask.paint import Job, grouped
+from zoo.matchmask.painted import PaintedBefore
 from zoo.matchmask.paste import pasted
 from zoo.matchmask.sieve import Sieve, open_sieve
 
 PAINT, PASTE = WAYS = ("paint", "paste")
+SHARE = 0.5                              # of configs/generate.yaml, which is not MatchMask's
+PAINTED_BY = ("weights", "seed", "precision")                # settings of a painted folder that say where its pictures are from
 
 
 class Pictures:
     """Pictures of a folder, without labels."""
 
     def __init__(self, place: str):
+        if not Path(place).is_dir():
+            raise UserError("no such folder", f"pseudo.pictures={place}", "give a folder of pictures")
         self.tree = Tree(place)
         self.files = self.tree.list(suffixes=PICTURES)
         if not self.files:
@@ -91,7 +95,8 @@ class PairMaking:
             self.painted.expect(self.names)
         self.sieve: Sieve | None = open_sieve(settings["filter"], model, self.scenes, self.k)
         self.about |= {} if self.sieve is None else {"filter": self.sieve.about}
-        self.about |= {} if self.painted is None else {"painted": self.painted.about}
+        if self.painted is not None:                         # who painted them, which may be another run than this
+            self.about |= {key: self.painted.about[key] for key in PAINTED_BY} | {"painted": self.painted.about}
 
     def _source(self, data, settings: dict):
         """The scenes whose label maps are painted: the labelled ones, and unlabelled ones behind them."""
@@ -169,8 +174,11 @@ def check(settings: dict) -> None:
         raise UserError(f"by={settings['by']!r}", "by", f"give {' or '.join(WAYS)}")
     if settings["painted"] and settings["by"] == PASTE:
         raise UserError("pictures are either pasted or painted before", "by=paste", "leave out painted=")
-    if settings["pseudo"]["join"] and not settings["unlabelled"]:
-        raise UserError("labelled scenes need not join", "pseudo.join", "it belongs to unlabelled=true")
+    if idle := [key for key in ("weights", "pictures", "join") if settings["pseudo"][key] and not settings["unlabelled"]]:
+        raise UserError("no unlabelled pictures are asked for", f"pseudo.{idle[0]}", "give unlabelled=true, too")
+    of_others = ["fss"] * bool(settings["fss"]["weights"] or settings["fss"]["model"]) + ["share"] * (settings["share"] != SHARE)
+    if of_others:
+        raise UserError("MatchMask paints into label maps, not from words", of_others[0], "leave it out")
     if not 0 <= settings["pseudo"]["least"] < 1:
         raise UserError(f"{settings['pseudo']['least']} is no share", "pseudo.least", "give 0 or more, below 1")
 

@@ -21,13 +21,12 @@ from zoo.matchmask.lessons import MOMENTS, squeezed, whole_scenes, with_moments
 from zoo.matchmask.loss import denoising_loss
 from zoo.matchmask.masks import FREE, resized
 from zoo.matchmask.net import MatchMaskNet
-from zoo.matchmask.paint import Job, Painter
-from zoo.matchmask.pairs import enlarged, pair_of
+from zoo.matchmask.paint import Job, Painted, Painter
 from zoo.matchmask.prompts import Prompter
 from zoo.metrics import SceneMetrics
 from zoo.optim import Optimisation
 from zoo.tiny.base import PARTS, open_base
-from zoo.visualize import colourise, to_picture
+from zoo.visualize import colourise, enlarged, to_picture
 
 MIDDLE = (0.5, 0.5, 0.5)                 # a VAE's pictures go from -1 to 1
 KEPT_PROMPTS = 2000                      # whose states are kept in training: 236 kB each with Stable Diffusion
@@ -71,6 +70,8 @@ class MatchMask(Generator):
         super().__init__(classes, palette, ignore, MIDDLE, MIDDLE, optimisation)
         if not 0 <= dropout < 1:
             raise UserError(f"{dropout} is no probability", "model.dropout", "give 0 or more, below 1; the paper's: 0")
+        if full_tuning is not None and not full_tuning > 0:
+            raise UserError(f"{full_tuning} is no learning rate", "model.full_tuning", "give more than 0, or null")
         self.place, self.base = base, open_base(base)
         self.size = (self.base.side,) * 2 if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.base.latent_size(*self.size)                    # refuses what cannot be
@@ -212,6 +213,10 @@ class MatchMask(Generator):
         from zoo.matchmask.closing import close
 
         return close(self, data, folder)
+
+
+def pair_of(painted: Painted) -> Pair:
+    return Pair(painted.name, painted.number, painted.picture, painted.labels, painted.seed, painted.prompt.text)
 
 
 def learns_whole(net: MatchMaskNet) -> bool:

@@ -12,8 +12,8 @@ scored twice (the paper's own formula is not public):
 It learns by SGD without momentum. With Adam every number moves by about the learning rate whatever its gradient is, so change
 would rank the layers by the size of their weights.
 
-Into `out` go layers.json (the scores, and the highest layers that fit the budget: model.layers=<out>/layers.json trains them),
-layers.png and random_<n>.json, lists of random layers of about the same size. `compare` says how alike the rankings and
+Into `out` go layers.json (the scores, and the highest layers that fit the budget: model.net.layers=<out>/layers.json trains
+them), layers.png and random_<n>.json, lists of random layers of about the same size. `compare` says how alike the rankings and
 proposals of several probes are: of other seeds, of other data.
 """
 
@@ -298,7 +298,7 @@ def run(config: dict) -> dict:
     print(table(found))
     if len(runs) > 1:
         print("", *compare({data.name: found}), sep="\n")
-    print(f"\nproposal: {len(found['layers'])} layers, model.layers={Path(settings['out']) / FILE}\n"
+    print(f"\nproposal: {len(found['layers'])} layers, model.net.layers={Path(settings['out']) / FILE}\n"
           f"picture: {Path(settings['out']) / PICTURE}")
     return found
 
@@ -306,9 +306,19 @@ def run(config: dict) -> dict:
 def check(settings: dict) -> None:
     if settings["score"] not in SCORES:
         raise UserError(f"no such score: {settings['score']!r}", "score", f"give {' or '.join(SCORES)}")
-    for key in ("epochs", "steps", "batch", "lr", "rank", "budget"):
-        if type(settings[key]) not in (int, float) or settings[key] <= 0:
-            raise UserError(f"{settings[key]!r} is no number above 0", key, "correct it")
+    for key in ("epochs", "steps", "batch", "rank", "budget", "size"):
+        if (type(settings[key]) is not int or settings[key] < 1) and not (key == "size" and settings[key] is None):
+            raise UserError(f"{settings[key]!r} is no whole number above 0", key, "correct it")
+    if type(settings["lr"]) not in (int, float) or settings["lr"] <= 0:
+        raise UserError(f"{settings['lr']!r} is no number above 0", "lr", "correct it")
+    if type(settings["random"]) is not int or settings["random"] < 0:
+        raise UserError(f"{settings['random']!r} lists", "random", "give 0 or more")
+    if not isinstance(settings["out"], str):
+        raise UserError("where to?", "out", "give a folder")
+    try:
+        torch.empty(0, device=settings["device"])
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError("torch has no such device here", f"device={settings['device']}", "use device=cpu") from error
     seeds = settings["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{seeds!r} are no seeds", "seeds", "give some, as [0,1,2]")

@@ -24,6 +24,8 @@ def open_sieve(settings: dict, model, scenes, k: int) -> "Sieve | None":
     weights = settings.pop("weights")
     rule = make(settings)
     if isinstance(rule, NoFilter):
+        if weights:
+            raise UserError("without a filter nobody is asked", f"filter.weights={weights}", "give filter=relative, say")
         return None
     name = type(rule).__name__
     if not weights:

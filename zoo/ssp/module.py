@@ -43,6 +43,8 @@ class SSP(Segmenter):
         inference: Inference | None = None,
         threshold: float = 0.5,
     ):
+        if not 0 < threshold < 1:
+            raise UserError(f"{threshold} is no probability of an object", "model.threshold", "give a number between 0 and 1")
         built = net()
         super().__init__(classes, palette, ignore, built.mean, built.std, optimisation, inference=inference)
         self.net, self.threshold = built, threshold

@@ -22,6 +22,8 @@ class PaintedBefore:
     @classmethod
     def of(cls, place: str, classes: list[str], ignore: int, k: int) -> "PaintedBefore":
         """The first k of each label map's pictures in a finished, unfiltered folder made for these classes."""
+        if not Path(place).is_dir():
+            raise UserError("no such folder", f"painted={place}", "give the out= of python -m zoo.generate with filter=none")
         tree = Tree(place)
         if not tree.has(MANIFEST) or not tree.has(MADE_WITH):
             raise UserError("no finished folder of painted pairs", place, "start python -m zoo.generate on it again")
