@@ -36,7 +36,8 @@ def check_monitor(monitor: str | None, model) -> None:
         names = [f"val/{name}" for name in model.evaluator("val").compute()]
     if monitor not in names:
         few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise UserError(f"{monitor} is not a figure of validation", "save.monitor", f"choose one of {few}, or null")
+        mend = f"choose one of {few}, or null" if names else "this method gives none here: set it to null"
+        raise UserError(f"{monitor} is not a figure of validation", "save.monitor", mend)
 
 
 class Last(ModelCheckpoint):

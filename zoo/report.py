@@ -39,14 +39,14 @@ def grouped(figures: Figures, data) -> Figures:
 
 
 def print_table(title: str, columns: dict[str, Figures]) -> None:
-    """The means, in percent: columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; then each class of the
-    last column that has classes (figures named <figure>/<class>).
+    """The means, in percent but for losses: columns e.g. {"untrained": {...}, "trained": {...}, "paper": {...}}; then each class
+    of the last column that has classes (figures named <figure>/<class>).
     """
     columns = {name: column for name, column in columns.items() if column}
     means = dict.fromkeys(key for column in columns.values() for key in column if "/" not in key)
     if not means:                                            # of a generator without a judge, say
         return
-    print_rows(title, "%", {row: [column.get(row) for column in columns.values()] for row in means}, list(columns))
+    print_rows(title, "%", {row: [_cell(row, column.get(row)) for column in columns.values()] for row in means}, list(columns))
     detailed = [name for name, column in columns.items() if any("/" in key for key in column)]
     if detailed:
         split = [(*key.split("/", 1), value) for key, value in columns[detailed[-1]].items() if "/" in key]
@@ -54,6 +54,10 @@ def print_table(title: str, columns: dict[str, Figures]) -> None:
         values = {(figure, name): value for figure, name, value in split}
         rows = {name: [values.get((figure, name)) for figure in figures] for name in classes}
         print_rows(f"{title}, {detailed[-1]}, by class", "%", rows, figures)
+
+
+def _cell(name: str, value: float | None) -> float | str | None:
+    return f"{value:.4g}" if name.startswith("loss") and value is not None else value       # no fraction of anything
 
 
 def print_rows(title: str, corner: str, rows: dict[str, list[float | str | None]], names: list[str]) -> None:

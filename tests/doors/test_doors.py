@@ -179,3 +179,9 @@ def test_a_run_without_best_ends_with_its_last_step_whatever_save_every(tmp_path
     steps = int(next(part for part in FEW if part.startswith("trainer.max_steps=")).partition("=")[2])
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
     assert (folder / "weights.safetensors").exists()
+
+
+def test_losses_are_printed_as_they_are_and_fractions_in_percent(capsys):
+    report.print_table("a set", {"trained": {"loss": 1.5113, "mIoU": 0.25}})
+    said = capsys.readouterr().out
+    assert "1.511" in said and "25.00" in said and "151" not in said.replace("1.511", "")
