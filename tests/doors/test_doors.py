@@ -16,7 +16,7 @@ import evaluate
 import train
 from datamodules.errors import UserError
 from tests.conftest import ROOT
-from zoo import pipeline, predict
+from zoo import pipeline, predict, report
 
 FEW = ["trainer.max_steps=4", "trainer.val_check_interval=2", "save.every=2", "data.n_val=3", "data.n_train=8", "data.n_test=2",
        "data.size=96", "data.crop=64", "data.batch_size=2", "callbacks.panels.count=2", "model.criterion.points=64",
@@ -165,7 +165,6 @@ def test_every_model_says_in_its_first_line_what_it_is(path):
 
 def test_the_papers_figures_stand_beside_ours_on_the_papers_data_alone(run):
     import zoo
-    from zoo import report
 
     model = zoo.load(run[0])
     assert report.published(model, "demo_landscape", "val") == {}
