@@ -68,6 +68,7 @@ def test_painted_pictures_of_the_same_classes_join_the_few(tmp_path):
         cv2.imwrite(str(tmp_path / "s" / part / "a.png"), value)
     classes = ["background", *THINGS]
     (tmp_path / "s" / "classes.txt").write_text(classes_text(classes, default_palette(len(classes))))
+    (tmp_path / "s" / "manifest.jsonl").write_text("")
     drawn = data(synthetic=str(tmp_path / "s"), novel_share=0.9, paste=1.0).training()
     assert any((drawn[visit, 0]["image"] == 3).float().mean() > 0.5 for visit in range(10))
     with pytest.raises(UserError, match="made for other classes"):
