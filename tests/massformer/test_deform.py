@@ -63,3 +63,16 @@ def test_it_is_traced_whole_with_sizes_left_open(grad):
 def test_the_operator_form_is_the_same():
     leaves = [t.detach() for t in draw(5, 2, 3.0, torch.float32)]
     assert torch.allclose(operator_form(*leaves), deform_conv2d(*leaves), atol=1e-5)
+
+
+def test_training_keeps_no_more_than_the_arguments():
+    """Neither the table of tap products nor the places of the samples, both many times as large as the map."""
+    leaves, kept = draw(3, 2, 2.0, torch.float32), {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        deform_conv2d(*leaves)
+    assert 0 < sum(kept.values()) <= 2 * sum(t.untyped_storage().nbytes() for t in leaves)

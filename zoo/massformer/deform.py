@@ -27,19 +27,15 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
     B, _, H, W = x.shape
     Cout, Cin, k, _ = weight.shape
     rows = x.permute(0, 2, 3, 1).reshape(B * H * W, Cin)
-    taps = weight.flatten(2).permute(2, 1, 0)                                           # kk Cin Cout
+    taps = weight.flatten(2).permute(1, 2, 0)                                           # Cin kk Cout
+    plain_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     symbolic = torch.compiler.is_compiling()                                            # sizes are not known: a row of taps
+    sums = _TapSums.apply if plain_cpu and torch.is_grad_enabled() and not symbolic else tap_sums
     together = k if symbolic else max(1, table_numbers // (B * H * W * Cout))
-    picture = torch.arange(B, device=x.device, dtype=torch.int32).view(B, 1, 1, 1, 1) * (H * W)
     out = None
     for start in range(0, k * k, together):
         stop = min(start + together, k * k)
-        cells, shares = corners(offset[:, 2 * start : 2 * stop], modulation[:, start:stop], start, k)
-        tap = torch.arange(stop - start, device=x.device, dtype=torch.int32)[:, None]
-        index = ((picture + cells) * (stop - start) + tap).flatten(0, 2).flatten(1)     # BHW 4g
-        table = rows @ taps[start:stop].transpose(0, 1).reshape(Cin, -1)                # BHW g*Cout
-        table = table.view(B * H * W * (stop - start), Cout)
-        part = weighted_rows(table, index, shares.flatten(0, 2).flatten(1).to(table.dtype))
+        part = sums(rows, taps[:, start:stop], offset[:, 2 * start : 2 * stop], modulation[:, start:stop], start, k)
         out = part if out is None else out + part
     return out.view(B, H, W, Cout).permute(0, 3, 1, 2)
 
@@ -51,33 +47,60 @@ def operator_form(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     return operator(x, offset, weight, padding=int(weight.shape[-1]) // 2, mask=modulation)
 
 
+def tap_sums(rows: Tensor, taps: Tensor, offset: Tensor, modulation: Tensor, start: int, k: int) -> Tensor:
+    """What g taps from `start` bring. rows: BHW Cin, taps: Cin g Cout, offset: B 2g H W, modulation: B g H W -> BHW Cout."""
+    table, (index, share) = table_of(rows, taps), places(offset, modulation, start, k)
+    return weighted_rows(table, index, share.to(table.dtype))
+
+
+def table_of(rows: Tensor, taps: Tensor) -> Tensor:
+    """M Cin and Cin g Cout -> M*g Cout."""
+    return (rows @ taps.flatten(1)).view(-1, taps.shape[-1])
+
+
+def places(offset: Tensor, modulation: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """Rows of the table, and their weights, that make each position's sum: both BHW 4g."""
+    B, g, H, W = modulation.shape
+    cells, shares = corners(offset, modulation, start, k)
+    picture = torch.arange(B, device=cells.device, dtype=torch.int32).view(B, 1, 1, 1, 1) * (H * W)
+    tap = torch.arange(g, device=cells.device, dtype=torch.int32)[:, None]
+    return ((picture + cells) * g + tap).flatten(0, 2).flatten(1), shares.flatten(0, 2).flatten(1)
+
+
 def weighted_rows(table: Tensor, index: Tensor, share: Tensor) -> Tensor:
     """out[p] = sum_j share[p, j] table[index[p, j]]. table: M C; index (int32), share: P n -> P C."""
-    learns = torch.is_grad_enabled() and table.device.type == "cpu" and table.dtype == torch.float32
-    if learns and not torch.compiler.is_compiling():
-        return _WeightedRows.apply(table, index, share)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
 
 
-class _WeightedRows(torch.autograd.Function):
-    """The table's gradient is a weighted sum of rows as well, those of the output's gradient; bringing the indices into
+class _TapSums(torch.autograd.Function):
+    """`tap_sums` that keeps its arguments alone: table and places are many times as large, and soon made again.
+
+    The table's gradient is a weighted sum of rows as well, those of the output's gradient; bringing the indices into
     its order by counting (scipy) instead of sorting makes the backward pass 2 to 3 times faster on a CPU."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, share: Tensor) -> Tensor:
-        ctx.save_for_backward(table, index, share)
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=share)
+    def forward(ctx, rows: Tensor, taps: Tensor, offset: Tensor, modulation: Tensor, start: int, k: int) -> Tensor:
+        ctx.save_for_backward(rows, taps, offset, modulation)
+        ctx.window = start, k
+        return tap_sums(rows, taps, offset, modulation, start, k)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        table, index, share = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple:
+        rows, taps, *moved = ctx.saved_tensors
+        with torch.enable_grad():
+            moved = [t.detach().requires_grad_() for t in moved]
+            index, share = places(*moved, *ctx.window)
         P, n = index.shape
-        grad, start = grad.contiguous(), torch.arange(0, P * n, n, dtype=torch.int32)
-        of_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, table, index.flatten(), start, start[:0], 0)
-        rows = csr_matrix((share.numpy().ravel(), index.numpy().ravel(), np.arange(0, P * n + 1, n)), (P, len(table))).tocsc()
-        order, ends, shares = (torch.from_numpy(a) for a in (rows.indices, rows.indptr, rows.data))
-        of_table = F.embedding_bag(order, grad, ends[:-1].to(order.dtype), mode="sum", per_sample_weights=shares)
-        return of_table, None, of_share.view(P, n)
+        grad, start, size = grad.contiguous(), torch.arange(0, P * n, n, dtype=torch.int32), (P, len(rows) * taps.shape[1])
+        of_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad, table_of(rows, taps), index.flatten(), start, start[:0], 0
+        )
+        of_moved = torch.autograd.grad(share, moved, of_share.view(P, n))
+        share = share.detach()
+        order = csr_matrix((share.numpy().ravel(), index.numpy().ravel(), np.arange(0, P * n + 1, n)), size).tocsc()
+        of, ends, shares = (torch.from_numpy(a) for a in (order.indices, order.indptr, order.data))
+        of_table = F.embedding_bag(of, grad, ends[:-1].to(of.dtype), mode="sum", per_sample_weights=shares).view(len(rows), -1)
+        return of_table @ taps.flatten(1).T, (rows.T @ of_table).view(taps.shape), *of_moved, None, None
 
 
 def corners(

@@ -108,13 +108,14 @@ class Criterion:
         last = len(prediction.logits) - 1
         for layer in range(last + 1):
             embeddings, features = prediction.masks(layer)
+            features = features.unbind()                    # its gradient is one stack; that of features[b] a batch of zeros each
             pairs = [
                 self.match(prediction.logits[layer][b], embeddings[b], features[b], target, extent)
                 for b, target in enumerate(targets)
             ]
             prefix = "" if layer == last else f"d{layer}."
             losses[prefix + "loss_cls"] = self.cls * self.class_loss(prediction.logits[layer], targets, pairs)
-            mask = dice = (embeddings.sum() + features[..., 0, 0].sum()) * 0      # a gradient, also where no mask is
+            mask = dice = embeddings.sum() * 0 + features[0][:, 0, 0].sum() * 0     # a gradient, also where no mask is
             for b, (target, (queries, masks)) in enumerate(zip(targets, pairs)):
                 if len(queries):
                     logits = torch.einsum("nc,chw->nhw", embeddings[b, queries], features[b]).float()
