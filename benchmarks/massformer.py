@@ -263,8 +263,17 @@ def read(arguments: list[str]) -> dict[str, list[str]]:
     if strange := sorted(set(given) - set(DEFAULTS)):
         raise UserError(f"no argument is called {strange[0]}", " ".join(arguments), f"there are {', '.join(DEFAULTS)}")
     settings = {key: [v for v in value.split(",") if v != "none"] for key, value in (DEFAULTS | given).items()}
-    if not all(re.fullmatch(r"\d+x\d+", size) and all(int(n) % 256 == 0 for n in size.split("x")) for size in settings["sizes"]):
+    if not all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", size) and all(int(n) % 256 == 0 for n in size.split("x")) for size in settings["sizes"]):
         raise UserError("the authors' way needs multiples of 256", f"sizes={given['sizes']}", "e.g. sizes=1024x1024")
+    if not all(re.fullmatch(r"[1-9]\d*", crop) and int(crop) % 256 == 0 for crop in settings["crops"]):
+        raise UserError("the authors' way needs multiples of 256", f"crops={given['crops']}", "e.g. crops=512")
+    for key, known in {"models": set(ENCODERS), "ways": set(DEFAULTS["ways"].split(","))}.items():
+        if strange := [value for value in settings[key] if value not in known]:
+            raise UserError(f"{strange[0]} is not known", f"{key}={given[key]}", f"choose of {', '.join(sorted(known))}")
+    if len(settings["repeats"]) != 1 or not settings["repeats"][0].isdigit() or settings["repeats"] == ["0"]:
+        raise UserError("repeats must be a whole number, at least 1", f"repeats={given['repeats']}", "e.g. repeats=3")
+    if len(settings["out"]) != 1 or not settings["out"][0]:
+        raise UserError("one name is needed", f"out={given['out']}", "e.g. out=massformer")
     return settings
 
 
