@@ -263,10 +263,9 @@ def read(arguments: list[str]) -> dict[str, list[str]]:
     if strange := sorted(set(given) - set(DEFAULTS)):
         raise UserError(f"no argument is called {strange[0]}", " ".join(arguments), f"there are {', '.join(DEFAULTS)}")
     settings = {key: [v for v in value.split(",") if v != "none"] for key, value in (DEFAULTS | given).items()}
-    if not all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", size) and all(int(n) % 256 == 0 for n in size.split("x")) for size in settings["sizes"]):
-        raise UserError("the authors' way needs multiples of 256", f"sizes={given['sizes']}", "e.g. sizes=1024x1024")
-    if not all(re.fullmatch(r"[1-9]\d*", crop) and int(crop) % 256 == 0 for crop in settings["crops"]):
-        raise UserError("the authors' way needs multiples of 256", f"crops={given['crops']}", "e.g. crops=512")
+    for key, shape in {"sizes": r"[1-9]\d*x[1-9]\d*", "crops": r"[1-9]\d*"}.items():
+        if not all(re.fullmatch(shape, side) and all(int(n) % 256 == 0 for n in side.split("x")) for side in settings[key]):
+            raise UserError("the authors' way needs multiples of 256", f"{key}={given[key]}", f"e.g. {key}={DEFAULTS[key]}")
     for key, known in {"models": set(ENCODERS), "ways": set(DEFAULTS["ways"].split(","))}.items():
         if strange := [value for value in settings[key] if value not in known]:
             raise UserError(f"{strange[0]} is not known", f"{key}={given[key]}", f"choose of {', '.join(sorted(known))}")

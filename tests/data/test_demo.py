@@ -57,6 +57,7 @@ def test_a_small_scene_is_the_large_one_seen_small():
         assert (large.labels[1::2, 1::2] == small.labels).mean() > 0.97 and large.caption == small.caption
 
 
+@pytest.mark.slow
 def test_every_landscape_class_is_common(small_scenes):
     pixels = np.bincount(np.concatenate([labels.ravel() for labels in small_scenes]), minlength=7)
     scenes = np.sum([np.bincount(np.unique(labels), minlength=7) for labels in small_scenes], 0)
@@ -64,6 +65,7 @@ def test_every_landscape_class_is_common(small_scenes):
     assert (scenes > 40).all(), scenes
 
 
+@pytest.mark.slow
 def test_colour_alone_does_not_give_the_class_away():
     pairs = [landscape(0, index, (64, 64)) for index in range(120)]
     colours = np.concatenate([image[::2, ::2].reshape(-1, 3) // 32 for image, _ in pairs]).astype(int) @ (64, 8, 1)

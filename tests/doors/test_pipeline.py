@@ -107,6 +107,7 @@ def test_mistakes_of_an_experiment_are_one_line(tmp_path):
         pipeline.run(experiment(tmp_path, stages=wrong))
 
 
+@pytest.mark.slow
 def test_the_command_runs_stages_inside_hydras_own_main(tmp_path):
     quoted = "[" + ",".join(f"'{word}'" for word in ["model=massformer", *FEW]) + "]"
     words = ["+pipeline=p", "+stages=[{name:a,door:train,overrides:" + quoted + "}]", f"runs={tmp_path}"]

@@ -77,7 +77,7 @@ def test_a_killed_run_ends_as_one_that_was_not(more, keys, tmp_path):
     same_end(run_folder(tmp_path, "whole"), folder)
 
 
-@pytest.mark.parametrize(("how", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("how", "status"), [pytest.param("SIGTERM", 143, marks=pytest.mark.slow), ("SIGINT", 130)])
 def test_a_stopped_run_saves_says_so_and_ends_with_the_signals_status(how, status, tmp_path):
     said = call(command(tmp_path, "stopped", *kill(tmp_path, batch=6, how=how)), expect=status)
     folder = run_folder(tmp_path, "stopped")
