@@ -262,7 +262,8 @@ def read(arguments: list[str]) -> dict[str, list[str]]:
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if strange := sorted(set(given) - set(DEFAULTS)):
         raise UserError(f"no argument is called {strange[0]}", " ".join(arguments), f"there are {', '.join(DEFAULTS)}")
-    settings = {key: [v for v in value.split(",") if v != "none"] for key, value in (DEFAULTS | given).items()}
+    settings = {key: value.split(",") for key, value in (DEFAULTS | given).items()}
+    settings |= {key: [] for key in ("sizes", "crops") if settings[key] == ["none"]}
     for key, shape in {"sizes": r"[1-9]\d*x[1-9]\d*", "crops": r"[1-9]\d*"}.items():
         if not all(re.fullmatch(shape, side) and all(int(n) % 256 == 0 for n in side.split("x")) for side in settings[key]):
             raise UserError("the authors' way needs multiples of 256", f"{key}={given[key]}", f"e.g. {key}={DEFAULTS[key]}")

@@ -115,7 +115,7 @@ class Criterion:
             ]
             prefix = "" if layer == last else f"d{layer}."
             losses[prefix + "loss_cls"] = self.cls * self.class_loss(prediction.logits[layer], targets, pairs)
-            mask = dice = embeddings.sum() * 0 + features[0][:, 0, 0].sum() * 0     # a gradient, also where no mask is
+            mask = dice = (embeddings.sum() + features[0][:, 0, 0].sum()) * 0       # a gradient, also where no mask is
             for b, (target, (queries, masks)) in enumerate(zip(targets, pairs)):
                 if len(queries):
                     logits = torch.einsum("nc,chw->nhw", embeddings[b, queries], features[b]).float()
